@@ -1,0 +1,48 @@
+# make quickstart    train a small model on real text and print a sample
+# make test          the tests
+# make check         lint, types, tests: what .ci/run calls
+# PYTHON=python3.12 make test    chooses the interpreter of a new .venv
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CORE := $(VENV)/.installed-core
+DEV := $(VENV)/.installed-dev
+
+.PHONY: quickstart test lint types check clean
+
+quickstart: $(CORE)
+	$(BIN)/lmkit train experiments/quickstart.yaml
+	$(BIN)/lmkit generate runs/quickstart -p "def "
+
+test: $(DEV)
+	$(BIN)/python -m pytest
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+
+types: $(DEV)
+	$(BIN)/mypy
+
+check:
+	$(MAKE) lint
+	$(MAKE) types
+	$(MAKE) test
+
+# pip comes last into a new environment: a half-made one (no ensurepip) is made again
+$(BIN)/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: lmkit needs Python 3.10 or newer; PYTHON=python3.12 make chooses one")'
+	$(PYTHON) -m venv $(VENV)
+
+$(CORE): setup.cfg pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(DEV): setup.cfg pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(CORE) $@
+
+# runs/ and the environment stay: they are hours and gigabytes
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,198 @@
+"""names: from ``module.Class`` or a short name to the object; the only place that imports plug-ins.
+
+A module beside the YAML or in the current folder is found like an installed one. Whatever goes
+wrong in a plug-in is told apart: no such module, a module it needs itself is missing, it fails
+while importing, it has no such name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from lmkit.errors import ConfigError, LMKitError, PluginError, did_you_mean
+
+ENTRY_POINTS = "lmkit.plugins"
+_OURS = __name__.partition(".")[0]
+
+_folders: list[str] = []
+_registered: dict[str, Any] = {}
+
+T = TypeVar("T")
+
+
+def add_search_folder(folder: str | Path) -> None:
+    """Find modules in ``folder`` from now on, before those of the same name anywhere else.
+
+    A module that was imported from a folder added earlier is forgotten when this one has its own
+    of that name, so that two experiments with a ``my_model.py`` each can run in one process.
+    """
+    home = str(Path(folder).resolve())
+    for info in pkgutil.iter_modules([home]):
+        if _is_from_another_folder(info.name, home):
+            _forget(info.name)
+    for known in (sys.path, _folders):
+        if home in known:
+            known.remove(home)
+        known.insert(0, home)
+    importlib.invalidate_caches()
+
+
+def register(name: str) -> Callable[[T], T]:
+    """Give a class or function a short name: ``@register("mine")``, then ``class: mine``.
+
+    Raises:
+        ConfigError: the name has a dot in it, or belongs to something else already.
+    """
+    if "." in name or not name:
+        raise ConfigError(f"{name!r} cannot be a short name", hint="a short name has no dot")
+
+    def keep(target: T) -> T:
+        known = _registered.setdefault(name, target)
+        if _full_name(known) != _full_name(target):
+            raise ConfigError(
+                f"{_full_name(target)} and {_full_name(known)} both register as {name!r}",
+                hint="rename one of them",
+            )
+        _registered[name] = target  # a module imported again brings the same class anew
+        return target
+
+    return keep
+
+
+def resolve(path: str, at: object = None) -> Any:
+    """Open ``module.Class`` (nested attributes count), a registered name or an entry point.
+
+    Raises:
+        ConfigError: no module, class or short name is called so; the nearest one is named.
+        PluginError: the module is there but fails while importing; holds its traceback.
+    """
+    if path in _registered:
+        return _registered[path]
+    if "." not in path:
+        return _entry_point(path, at)
+    parts = path.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise ConfigError(f"{path!r} is not a name", hint="write module.Class", at=at)
+    found, depth = _deepest_module(parts, at)
+    for index in range(depth, len(parts)):
+        found = _attribute(found, parts, index, at)
+    return found
+
+
+def load_module(name: str, at: object = None) -> ModuleType:
+    """Import a whole module for what it registers.
+
+    Raises:
+        ConfigError, PluginError: as ``resolve``.
+    """
+    module = _import(name, at)
+    if module is None:
+        raise _no_module(name, at)
+    return module
+
+
+def _deepest_module(parts: list[str], at: object) -> tuple[ModuleType, int]:
+    """Import as many leading parts as are modules; the last part never is one."""
+    module = None
+    for depth in range(1, len(parts)):
+        name = ".".join(parts[:depth])
+        found = _import(name, at)
+        if found is None:
+            if module is None:
+                raise _no_module(name, at)
+            return module, depth - 1
+        module = found
+    assert module is not None
+    return module, len(parts) - 1
+
+
+def _import(name: str, at: object) -> ModuleType | None:
+    """The module, or None if there is none of that name."""
+    try:
+        return importlib.import_module(name)
+    except LMKitError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            return None
+        said = f"module {name} needs {error.name or error!s}, which is not installed"
+        raise plugin_error(said, error, at) from error
+    except (Exception, SystemExit) as error:
+        said = f"module {name} fails while importing: {type(error).__name__}: {error}"
+        raise plugin_error(said, error, at) from error
+
+
+def plugin_error(what: str, error: BaseException, at: object) -> PluginError:
+    """A PluginError that carries the plug-in's own part of the error's stack."""
+    stack = error.__traceback__
+    while stack is not None and _is_machinery(stack.tb_frame.f_code.co_filename):
+        stack = stack.tb_next
+    shown = "".join(traceback.format_exception(type(error), error, stack))
+    return PluginError(what, at=at, traceback=shown)
+
+
+def _is_machinery(file: str) -> bool:
+    importing = file == importlib.__file__ or file.startswith("<frozen importlib")
+    return importing or Path(file).parent == Path(__file__).parent
+
+
+def _no_module(name: str, at: object) -> ConfigError:
+    known = {info.name for info in pkgutil.iter_modules()} | {
+        module for module in sys.modules if "." not in module
+    }
+    hint = did_you_mean(name, known) or "it must be installed, beside the YAML or in this folder"
+    return ConfigError(f"there is no module {name!r}", hint=hint, at=at)
+
+
+def _attribute(owner: Any, parts: list[str], depth: int, at: object) -> Any:
+    name, owner_name = parts[depth], ".".join(parts[:depth])
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        inside = pkgutil.iter_modules(getattr(owner, "__path__", ()))
+        choices = [*dir(owner), *(info.name for info in inside)]
+        raise ConfigError(
+            f"{owner_name} has no {name!r}", hint=did_you_mean(name, choices), at=at
+        ) from None
+    except ImportError as error:  # a package that opens its names on first use
+        said = f"{owner_name} fails while importing {name}: {error}"
+        raise plugin_error(said, error, at) from error
+
+
+def _entry_point(name: str, at: object) -> Any:
+    from importlib.metadata import entry_points  # 20 ms, and only short names need it
+
+    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name in points:
+        return resolve(points[name].value.replace(":", "."), at)
+    hint = did_you_mean(name, [*_registered, *points]) or "write module.Class"
+    raise ConfigError(f"nothing is registered as {name!r}", hint=hint, at=at)
+
+
+def _is_from_another_folder(top: str, home: str) -> bool:
+    file = getattr(sys.modules.get(top), "__file__", None)
+    if file is None or top == _OURS:
+        return False
+    path = Path(file).resolve()
+    folder = str(path.parent.parent if path.stem == "__init__" else path.parent)
+    return folder != home and folder in _folders
+
+
+def _forget(top: str) -> None:
+    """Drop a top-level module, what it holds, and the short names it registered."""
+    gone = {name for name in sys.modules if name.partition(".")[0] == top}
+    for module in gone:
+        del sys.modules[module]
+    for name in [name for name, kept in _registered.items() if kept.__module__ in gone]:
+        del _registered[name]
+
+
+def _full_name(target: Any) -> str:
+    return f"{target.__module__}.{target.__qualname__}"

@@ -1,0 +1,102 @@
+"""stream: this rank's Batches, one prepared ahead; knows rows by their number only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+from lmkit.text import Batch
+
+
+class RowSource(Protocol):
+    """What a stream reads: `Rows`, `MixedRows`, or a user's own."""
+
+    rows_per_epoch: int
+
+    def batch(self, first_row: int, count: int) -> Batch:
+        """Rows first_row..first_row + count of an endless stream, a pure function."""
+
+
+class BatchStream(Iterator[Batch]):
+    """Global batches one after another, of each this rank's share.
+
+    Shares are contiguous: put together in the order of the ranks they are the global batch,
+    whatever the number of ranks. While a batch is used the next one is made in a thread; an error
+    in it is raised by the `next` that would have returned it.
+
+    Args:
+        rows_per_batch: rows of a global batch.
+        first_row: where to begin, in rows of the stream; a resumed run gives its `position`.
+        last_row: the row before which to stop; the last batch may be smaller, and a rank's share of
+            it may have no row at all. None: never.
+        rank: which share,
+        size: of how many.
+        prefetch: False: make a batch when it is asked for.
+
+    Attributes:
+        position: rows of the stream that were handed out, those of all ranks together.
+    """
+
+    def __init__(
+        self,
+        rows: RowSource,
+        *,
+        rows_per_batch: int,
+        first_row: int = 0,
+        last_row: int | None = None,
+        rank: int = 0,
+        size: int = 1,
+        prefetch: bool = True,
+    ) -> None:
+        self.rows = rows
+        self.rows_per_batch = rows_per_batch
+        self.last_row = last_row
+        self.rank = rank
+        self.size = size
+        self.position = first_row
+        self._waited = 0.0
+        self._thread = ThreadPoolExecutor(1, "lmkit-batches") if prefetch else None
+        self._ahead = self._prepare()
+
+    def __next__(self) -> Batch:
+        count = self._rows_at(self.position)
+        if count == 0:
+            self.close()
+            raise StopIteration
+        started = time.perf_counter()
+        batch = self._ahead.result() if self._ahead else self._share(self.position)
+        self._waited += time.perf_counter() - started
+        self.position += count
+        self._ahead = self._prepare()
+        return batch
+
+    @property
+    def waited(self) -> float:
+        """Seconds that `next` took since this was last read."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
+    def close(self) -> None:
+        """Stop preparing batches."""
+        if self._thread:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _prepare(self) -> Future[Batch] | None:
+        """The batch at `position`, begun in the thread."""
+        if self._thread is None or not self._rows_at(self.position):
+            return None
+        return self._thread.submit(self._share, self.position)
+
+    def _rows_at(self, position: int) -> int:
+        """Rows of the global batch that begins here."""
+        if self.last_row is None:
+            return self.rows_per_batch
+        return max(0, min(self.rows_per_batch, self.last_row - position))
+
+    def _share(self, position: int) -> Batch:
+        count = self._rows_at(position)
+        start = count * self.rank // self.size
+        stop = count * (self.rank + 1) // self.size
+        return self.rows.batch(position + start, stop - start)

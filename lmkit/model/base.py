@@ -1,0 +1,326 @@
+"""base: LMBase, what every language model is; a sentence a method, the work lives next door.
+
+B rows, T tokens a row, V entries of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, overload
+
+import tiktoken
+import torch
+from torch import Tensor, nn
+
+from lmkit.errors import ModelError
+from lmkit.inference.sampling import Sampling
+from lmkit.model import generate as generation
+from lmkit.model.losses import Loss, token_loss
+from lmkit.model.recording import recorded, refuse_unknown
+from lmkit.model.results import Predictions, TrainResult
+from lmkit.model.roles import group_by_role
+from lmkit.nn.cache import Cache
+from lmkit.prompts import Completion, Prompt
+from lmkit.text.batch import Batch
+from lmkit.text.samples import encode_prompt, trim
+from lmkit.text.tokenizer import Tiktoken, Tokenizer
+
+PromptLike = str | Mapping[str, Any] | Prompt
+
+
+class LMBase(nn.Module):
+    """The one ancestor above a user's model class.
+
+    A subclass writes `__init__` and `forward(tokens)`: (B, T) int64 -> logits (B, T, V), causal.
+    All else is inherited and may be overridden. `forward` may declare two arguments more:
+    `cache` (see `make_cache`) and `documents` ((B, T) int32: tokens attend to their own number
+    only), and may return a tuple, of which the first is the logits.
+
+    Args:
+        tokenizer: a Tokenizer or a tiktoken Encoding; may be set later.
+        max_len: tokens the model can see at once.
+        name: what the model calls itself; its class's name by default.
+        init_kwargs: arguments of the subclass that it hands on; they need not be. What the
+            constructor was called with is in `self.init_kwargs` in any case.
+
+    Raises:
+        ModelError: no `forward`, or a keyword that no constructor declares.
+    """
+
+    init_kwargs: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = recorded(cls.__init__)  # type: ignore[method-assign]
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer | tiktoken.Encoding | None = None,
+        max_len: int = 1024,
+        name: str | None = None,
+        **init_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        refuse_unknown(type(self), init_kwargs)
+        if type(self).forward is nn.Module.forward:
+            raise ModelError(f"{type(self).__qualname__} has no forward(tokens)")
+        declared = inspect.signature(self.forward).parameters
+        self.accepts_cache = "cache" in declared
+        self.accepts_documents = "documents" in declared
+        self.name = name or type(self).__name__
+        self.max_len = max_len
+        self.tokenizer = tokenizer
+
+    # --- text ---------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """What turns text into the ids that this model reads."""
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Tokenizer | tiktoken.Encoding | None) -> None:
+        if isinstance(tokenizer, tiktoken.Encoding):
+            tokenizer = Tiktoken.of(tokenizer)
+        if not isinstance(tokenizer, Tokenizer | None):
+            raise ModelError(
+                f"{type(self).__qualname__}: a {type(tokenizer).__name__} is no tokenizer",
+                hint="give a lmkit.text.Tokenizer or a tiktoken.Encoding",
+            )
+        self._tokenizer = tokenizer
+        self._checked = False
+
+    def need_tokenizer(self) -> Tokenizer:
+        """The tokenizer; ModelError without one."""
+        if self._tokenizer is None:
+            raise ModelError(
+                f"{type(self).__qualname__} has no tokenizer", hint="set model.tokenizer"
+            )
+        return self._tokenizer
+
+    def tokenize(self, prompts: Sequence[PromptLike], include_prompts: bool = True) -> Batch:
+        """One prompt a row, on the CPU; of a longer one the first max_len + 1 tokens.
+
+        A prompt that has no token left to train on is named in a warning.
+        """
+        tokenizer = self.need_tokenizer()
+        samples = []
+        for index, prompt in enumerate(map(Prompt.of, prompts)):
+            sample = encode_prompt(tokenizer, prompt, include_prompts=include_prompts)
+            samples.append(trim(sample, self.max_len))
+            if not samples[-1].trained:
+                warnings.warn(
+                    f"{prompt.at or f'prompt {index}'}: no token to train on within "
+                    f"{self.max_len} tokens",
+                    stacklevel=2,
+                )
+        return Batch.of(samples, tokenizer.eos, tokenizer.token_bytes)
+
+    # --- learning -----------------------------------------------------------------------------
+
+    def logits(
+        self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """`forward`, its result made plain: the logits (B, T, V), with a cache perhaps (B, 1, V).
+
+        Raises:
+            ModelError: another shape, fewer logits than the tokenizer has ids, or documents for a
+                model that cannot keep them apart.
+        """
+        given: dict[str, Any] = {}
+        if documents is not None:
+            if not self.accepts_documents:
+                raise ModelError(
+                    f"{type(self).__qualname__} cannot keep the documents of a row apart",
+                    hint="declare forward(tokens, cache=None, documents=None), or pack one a row",
+                )
+            given["documents"] = documents
+        if cache is not None:
+            given["cache"] = cache
+        result = self(tokens, **given)
+        logits = result[0] if isinstance(result, tuple) else result
+        self._check_shape(logits, tokens, cache is not None)
+        return logits
+
+    def loss(self, batch: Batch) -> Loss:
+        """What training minimises; override it for a fused head or an extra loss.
+
+        An extra loss belongs under `if self.training`: evaluation measures with this method too.
+        """
+        logits = self.logits(batch.inputs, batch.documents)
+        return Loss(token_loss(logits, batch.targets, batch.weights), batch.count, batch.bytes)
+
+    def train_prompts(
+        self, prompts: Sequence[PromptLike] | Batch, include_prompts: bool = True
+    ) -> TrainResult:
+        """The loss of some prompts, with its graph; `include_prompts` False: of the truths only."""
+        self.check()
+        batch = prompts if isinstance(prompts, Batch) else self.tokenize(prompts, include_prompts)
+        batch = batch.to(self.device)
+        predictions = Predictions(len(batch), lambda: self.predict(batch))
+        loss = self.loss(batch)
+        return TrainResult(predictions, loss.total, loss.count)
+
+    def predict(self, batch: Batch) -> list[str]:
+        """A text a row: the likeliest token in place of each trained one, given the true past."""
+        tokenizer = self.need_tokenizer()
+        batch = batch.to(self.device)
+        with torch.no_grad(), self.evaluating():
+            logits = self.logits(batch.inputs, batch.documents)
+        likeliest = logits[..., : tokenizer.vocab_size].argmax(dim=-1)
+        rows = zip(likeliest, batch.weights, strict=True)
+        return [tokenizer.decode(ids[weights != 0].tolist()) for ids, weights in rows]
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def generate_prompts(
+        self, prompts: Sequence[PromptLike], max_len: int | None = None, **sampling: Any
+    ) -> list[str]:
+        """What the model writes after each prompt, at most `max_len` tokens; greedy by default.
+
+        `sampling`: the arguments of Sampling (temperature, top_k, top_p, repetition_penalty, ...).
+        """
+        if max_len is not None:
+            sampling["max_new_tokens"] = max_len
+        return [done.text for done in self.generate(prompts, Sampling(**sampling))]
+
+    @overload
+    def generate(
+        self,
+        prompts: PromptLike | Sequence[PromptLike],
+        sampling: Sampling = ...,
+        stream: Literal[False] = ...,
+    ) -> list[Completion]: ...
+    @overload
+    def generate(
+        self,
+        prompts: PromptLike | Sequence[PromptLike],
+        sampling: Sampling = ...,
+        *,
+        stream: Literal[True],
+    ) -> Iterator[tuple[int, str]]: ...
+    def generate(
+        self,
+        prompts: PromptLike | Sequence[PromptLike],
+        sampling: Sampling = Sampling(),
+        stream: bool = False,
+    ) -> list[Completion] | Iterator[tuple[int, str]]:
+        """Continue all prompts at once; with `stream` give (prompt's index, piece of text) early.
+
+        The text has neither the prompt nor the end mark; an empty prompt starts a new document.
+
+        Raises:
+            ModelError: no tokenizer, or logits that do not fit it.
+            NumericError: logits that are not finite.
+        """
+        several = [prompts] if isinstance(prompts, str | Mapping | Prompt) else prompts
+        writing = generation.Writing(self, [Prompt.of(prompt) for prompt in several], sampling)
+        return writing.stream() if stream else writing.completions()
+
+    def make_cache(self, batch_size: int, length: int) -> Cache | None:
+        """Memory for `batch_size` rows of at most `length` tokens, handed to `forward` as `cache`.
+
+        None: the model has no cache. Generation then recomputes the context at every token.
+        """
+        return None
+
+    # --- parts --------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def initialize(self, device: torch.device | str) -> None:
+        """Called once after the model is made and moved; for what a constructor cannot do."""
+
+    def param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Every parameter once, by role: matrices, embeddings, head, scalars; see `roles`."""
+        vocab_size = self._tokenizer.vocab_size if self._tokenizer else None
+        roles = group_by_role(self, vocab_size)
+        return {role: [parameter for _, parameter in named] for role, named in roles.items()}
+
+    def default_optimizers(self, batch_tokens: int, steps: int) -> list[dict[str, Any]]:
+        """The specs that `optimizers: auto` stands for: AdamW, no decay on gains and biases.
+
+        The rate falls with the model's size as in Kaplan et al. (arXiv 2001.08361, appendix D.6):
+        0.0032 - 0.00014 ln(N), 1.1e-3 at 4 M parameters and 6e-4 at 124 M.
+
+        Args:
+            batch_tokens: tokens of one step.
+            steps: of the stage.
+        """
+        size = max(1, self.scaling_parameter_count())
+        return [
+            {
+                "class": "torch.optim.AdamW",
+                "lr": max(1e-4, 0.003239 - 0.0001395 * math.log(size)),
+                "betas": [0.9, 0.95],
+                "weight_decay": 0.1,
+                "no_decay": ["scalars"],
+                "fused": True,
+            }
+        ]
+
+    def parameter_count(self) -> int:
+        """Numbers that are learned, a tied weight counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def scaling_parameter_count(self) -> int:
+        """Parameters that multiply every token: matrices and head."""
+        groups = self.param_groups()
+        return sum(p.numel() for role in ("matrices", "head") for p in groups[role])
+
+    def flops_per_token(self, length: int) -> int:
+        """Of training, forward and backward: 6 a parameter that multiplies. Attention comes on top
+        and grows with `length`; a model that has it should add it."""
+        return 6 * self.scaling_parameter_count()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Dropout and the like off inside; afterwards every module has the mode that it had."""
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+    def check(self) -> None:
+        """Try the model on two tokens, once: the first second is the time to find a wrong shape.
+
+        Raises:
+            ModelError: as `logits`. Token 0 is in every vocabulary, so that a tokenizer bigger than
+                the model's embedding is told by its logits and not by an index error.
+        """
+        if self._checked:
+            return
+        tokens = torch.zeros(1, min(2, self.max_len), dtype=torch.long, device=self.device)
+        with torch.no_grad(), self.evaluating():
+            self.logits(tokens)
+        self._checked = True
+
+    def _check_shape(self, logits: object, tokens: Tensor, cached: bool) -> None:
+        name = type(self).__qualname__
+        if not isinstance(logits, Tensor):
+            raise ModelError(f"{name}.forward gave a {type(logits).__name__}, expected logits")
+        batch, length = tokens.shape
+        shapes = [(batch, length)] + [(batch, 1)] * cached
+        if logits.ndim != 3 or tuple(logits.shape[:2]) not in shapes:
+            raise ModelError(
+                f"{name}.forward gave logits of shape {tuple(logits.shape)}, "
+                f"expected ({batch}, {length}, vocabulary)"
+            )
+        if self._tokenizer is not None and logits.shape[2] < self._tokenizer.vocab_size:
+            raise ModelError(
+                f"{name} has logits for {logits.shape[2]} ids, "
+                f"its tokenizer has {self._tokenizer.vocab_size}",
+                hint="give the model the tokenizer's vocab_size, or a smaller tokenizer",
+            )

@@ -1,0 +1,88 @@
+"""encodings: opens a vocabulary as tiktoken's Encoding, from the package, a file or the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import tiktoken
+
+from lmkit.errors import TokenizerError, did_you_mean
+from lmkit.text.bpe import GPT2_PATTERN, SPLIT_PATTERN, read_ranks
+
+END_OF_TEXT = "<|endoftext|>"
+PACKAGED = {"gpt2": GPT2_PATTERN, "python4k": SPLIT_PATTERN}
+VOCABULARIES = Path(__file__).parent / "vocabularies"
+
+# every kind of character and a few neighbours: a split pattern that skips one would lose text
+_PROBE = "".join(map(chr, range(256))) + " \n\n\t x'll 12 ３é Ж中🙂\u0301\u200d\u2028_ \r\n  "
+
+
+@cache  # 40 ms for gpt2's 50,256 ranks: once a process is enough
+def named(name: str) -> tiktoken.Encoding:
+    """The encoding of that name: one that travels in the package, or one of tiktoken's.
+
+    Raises:
+        TokenizerError: there is none of that name, or it cannot be downloaded.
+    """
+    if name in PACKAGED:
+        return from_ranks(VOCABULARIES / f"{name}.tiktoken", PACKAGED[name])
+    known = [*PACKAGED, *tiktoken.list_encoding_names()]
+    if name not in known:
+        hint = did_you_mean(name, known) or f"there are {', '.join(known)}"
+        raise TokenizerError(f"there is no vocabulary {name!r}", hint=hint)
+    try:
+        return tiktoken.get_encoding(name)
+    except (OSError, ValueError) as error:
+        raise TokenizerError(
+            f"cannot download the vocabulary {name!r}: {type(error).__name__}",
+            hint=f"set TIKTOKEN_CACHE_DIR to a folder that has it, or use {' or '.join(PACKAGED)}, "
+            "which need no network",
+        ) from error
+
+
+def from_ranks(path: Path, pattern: str | None = None) -> tiktoken.Encoding:
+    """The encoding of a ranks file; `<|endoftext|>` gets the id after the last rank.
+
+    Raises:
+        TokenizerError: the file is no ranks file, or the pattern is wrong or loses characters.
+    """
+    ranks = read_ranks(path)
+    try:
+        encoding = tiktoken.Encoding(
+            path.stem,
+            pat_str=SPLIT_PATTERN if pattern is None else pattern,
+            mergeable_ranks=ranks,
+            special_tokens={END_OF_TEXT: max(ranks.values()) + 1},
+        )
+    except ValueError as error:
+        raise TokenizerError(f"the split pattern is wrong: {error}", at=path) from error
+    if encoding.decode(encoding.encode_ordinary(_PROBE)) != _PROBE:
+        raise TokenizerError(
+            "the split pattern skips some characters, so text would be lost",
+            hint=r"end it with |[\s\S]",
+            at=path,
+        )
+    return encoding
+
+
+def with_special(encoding: tiktoken.Encoding, special: Mapping[str, int]) -> tiktoken.Encoding:
+    """The same encoding with special tokens added, or moved to another id.
+
+    Raises:
+        TokenizerError: two tokens would share an id, or most ids would be unused.
+    """
+    special = {**encoding._special_tokens, **special}
+    ids = [*encoding._mergeable_ranks.values(), *special.values()]
+    if len(set(ids)) < len(ids) or min(ids) < 0 or max(ids) > 2 * len(ids):
+        raise TokenizerError(
+            f"special tokens need ids of their own, next to the ranks: {special}",
+            hint=f"the first free one is {encoding.n_vocab}",
+        )
+    return tiktoken.Encoding(
+        encoding.name,
+        pat_str=encoding._pat_str,
+        mergeable_ranks=encoding._mergeable_ranks,
+        special_tokens=special,
+    )

@@ -1,0 +1,275 @@
+"""checkpoint: a folder that alone rebuilds the model, or goes on with the run bit for bit.
+
+    <step>-<stage>/   model.safetensors      weights, tied ones once
+                      optimizer.safetensors  state by parameter name (not in a folder for inference)
+                      state.json             what the runner counts; the optimizers' settings
+                      experiment.json        the resolved experiment
+                      environment.json       what it was made with
+                      tokenizer/  code/      the tokenizer; the user's own modules
+                      manifest.json          size and sha256 of each of these
+
+There is no pickle in it, and no file of it is ever written twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmkit.errors import CheckpointError, ConfigError
+from lmkit.model import LMBase
+from lmkit.text import Tokenizer, load_tokenizer
+from lmkit.train.contents import (
+    EXPERIMENT,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    CheckpointContents,
+    checkpoint_bytes,
+)
+from lmkit.train.durable import clean_leftovers, remove_folder, require_space
+from lmkit.train.manifest import Manifest, read_json
+from lmkit.train.weights import load_into, read_tensors
+
+if TYPE_CHECKING:
+    from lmkit.optim import OptimizerSet
+
+__all__ = ["Checkpoint", "CheckpointContents", "CheckpointDir", "checkpoint_bytes"]
+
+logger = logging.getLogger(__name__)
+
+NEEDED = (MODEL, STATE, EXPERIMENT)
+NAME = re.compile(r"(\d+)-.+")
+
+
+class Checkpoint:
+    """A checkpoint on the disk. Nothing is read before it is asked for.
+
+    Every property and method raises CheckpointError where a file is missing or damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.folder)!r})"
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The list of files; names none outside the folder."""
+        return Manifest.read(self.folder)
+
+    @cached_property
+    def _saved(self) -> dict[str, Any]:
+        saved = read_json(self.folder, STATE)
+        for key in ("step", "stage", "number", "metrics", "runner", "optimizers"):
+            if key not in saved:
+                raise CheckpointError(f"{STATE} lacks {key!r}", at=self.folder)
+        return saved
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps since the run began."""
+        return self._saved["step"]
+
+    @property
+    def stage(self) -> str:
+        """The stage it was written in."""
+        return self._saved["stage"]
+
+    @property
+    def number(self) -> int:
+        """Grows by one with every checkpoint of a run: two stages may meet at one step."""
+        return self._saved["number"]
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """Of the last evaluation; None for what was not finite."""
+        return self._saved["metrics"]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the runner gave to keep."""
+        return self._saved["runner"]
+
+    @cached_property
+    def experiment(self) -> dict[str, Any]:
+        """The resolved experiment; at least `model`."""
+        experiment = read_json(self.folder, EXPERIMENT)
+        if not isinstance(experiment.get("model"), dict):
+            raise CheckpointError(f"{EXPERIMENT} names no model", at=self.folder)
+        return experiment
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """The arguments that the model was made with."""
+        return {key: value for key, value in self.experiment["model"].items() if key != "class"}
+
+    @property
+    def has_optimizers(self) -> bool:
+        """False for a folder that was written for inference."""
+        return OPTIMIZER in self.manifest.files
+
+    def check(self, *, for_inference: bool = False) -> None:
+        """Make sure that every file is as it was written.
+
+        Args:
+            for_inference: leave out the sha256 of the optimizers' state, two thirds of all bytes.
+
+        Raises:
+            CheckpointError: says which file is missing, cut or altered.
+        """
+        for name in NEEDED:
+            if name not in self.manifest.files:
+                raise CheckpointError(f"{name} is missing from the manifest", at=self.folder)
+        self.manifest.check(skip=(OPTIMIZER,) if for_inference else ())
+
+    def is_whole(self) -> bool:
+        """True when all files are there in their full size. A quick look, without the sha256."""
+        try:
+            self.manifest.check(hashes=False)
+            return bool(self._saved)
+        except CheckpointError:
+            return False
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer, None if the model had none."""
+        if not any(name.startswith("tokenizer/") for name in self.manifest.files):
+            return None
+        return load_tokenizer(self.folder / "tokenizer")
+
+    def load_weights(self, model: LMBase, *, adopt_dtypes: bool = False) -> None:
+        """Copy the weights into `model`, whose names, shapes and dtypes must be the same.
+
+        Args:
+            adopt_dtypes: let the model take the checkpoint's dtypes instead.
+        """
+        load_into(model, self.folder / MODEL, adopt_dtypes=adopt_dtypes)
+
+    def load_optimizers(self, optimizers: OptimizerSet) -> None:
+        """Give the optimizers their state, by parameter name."""
+        if not self.has_optimizers:
+            raise CheckpointError(
+                "holds no optimizer state, it was written for inference",
+                hint="start a stage from it with init_from",
+                at=self.folder,
+            )
+        # clones: the file may be deleted by and by, and must not stay mapped until the run ends
+        tensors = {name: t.clone() for name, t in read_tensors(self.folder / OPTIMIZER).items()}
+        optimizers.load(tensors, self._saved["optimizers"])
+
+
+class CheckpointDir:
+    """The checkpoints of one run.
+
+    Kept are the last `keep`, the last one of every stage, and the one with the lowest `best`; an
+    older one goes only when its successor is on the disk.
+
+    Args:
+        folder: holds checkpoints and nothing else.
+        keep: at least 2: the newest may turn out damaged.
+        best: a metric's name, lower is better.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 2, best: str | None = None) -> None:
+        if keep < 2:
+            raise ConfigError(
+                f"keep: {keep} is too few", hint="2 or more: the newest may be damaged"
+            )
+        self.folder = Path(folder)
+        self.keep = keep
+        self.best = best
+
+    def prepare(self, n_bytes: int = 0) -> None:
+        """Before a run begins: make the folder, clear what a kill left, see that there is room.
+
+        Args:
+            n_bytes: what one checkpoint will need.
+
+        Raises:
+            StorageError: too little room, or no permission.
+        """
+        require_space(self.folder, n_bytes)
+        clean_leftovers(self.folder)
+
+    def save(self, contents: CheckpointContents) -> Path:
+        """Write a checkpoint, then delete those that need not be kept.
+
+        Raises:
+            StorageError: the disk refuses; all older checkpoints are still there.
+        """
+        number = 1 + max((_order(entry)[1] for entry in self.entries()), default=0)
+        stage = re.sub(r"[^\w.-]", "_", contents.stage) or "run"
+        location = self.folder / f"{contents.step:08d}-{stage}"
+        contents.put(location, number=number)
+        self._prune()
+        return location
+
+    def entries(self) -> list[Checkpoint]:
+        """All checkpoints, good or bad, oldest first; sorted as numbers: 9 comes before 10."""
+        if not self.folder.is_dir():
+            return []
+        found = [
+            Checkpoint(path)
+            for path in self.folder.iterdir()
+            if NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+        ]
+        return sorted(found, key=_order)
+
+    def latest(self, *, for_inference: bool = False) -> Checkpoint | None:
+        """The newest checkpoint that is as it was written; None where there never was one.
+
+        A bad one is passed over with a warning that says what is wrong with it. Nothing is deleted.
+
+        Raises:
+            CheckpointError: there are some and all are bad.
+        """
+        reasons = []
+        for entry in reversed(self.entries()):
+            try:
+                entry.check(for_inference=for_inference)
+            except CheckpointError as error:
+                reasons.append(str(error))
+                continue
+            for reason in reasons:
+                logger.warning("%s; going back to %s", reason, entry.folder.name)
+            return entry
+        if not reasons:
+            return None
+        raise CheckpointError(
+            f"no checkpoint is good: {'; '.join(reasons)}",
+            hint="restore one from a backup, or delete the folder to begin anew",
+            at=self.folder,
+        )
+
+    def best_entry(self) -> Checkpoint | None:
+        """The whole checkpoint with the lowest `best`; None if none was measured."""
+        if self.best is None:
+            return None
+        measured = [
+            (value, entry)
+            for entry in self.entries()
+            if entry.is_whole() and (value := entry.metrics.get(self.best)) is not None
+        ]
+        return min(measured, key=lambda pair: pair[0])[1] if measured else None
+
+    def _prune(self) -> None:
+        whole = [entry for entry in self.entries() if entry.is_whole()]
+        last_of_stage = {entry.stage: entry for entry in whole}
+        kept = {entry.folder for entry in [*whole[-self.keep :], *last_of_stage.values()]}
+        best = self.best_entry()
+        for entry in whole:
+            if entry.folder not in kept and (best is None or entry.folder != best.folder):
+                remove_folder(entry.folder)
+
+
+def _order(entry: Checkpoint) -> tuple[int, int]:
+    """By step; of two stages that met at one step, the one saved later."""
+    try:
+        number = entry.number
+    except CheckpointError:
+        number = 0
+    return int(entry.folder.name.partition("-")[0]), number

@@ -1,0 +1,108 @@
+"""learner: how one optimizer step is made: accumulate, check, clip, step; knows no stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmkit.errors import NumericError
+from lmkit.model import LMBase, Loss
+from lmkit.optim import OptimizerSet
+from lmkit.text import Batch
+from lmkit.train.accumulate import LossModule, accumulate
+from lmkit.train.memory import MicroBatch
+from lmkit.train.precision import Precision
+from lmkit.train.world import World
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step did.
+
+    Attributes:
+        loss: the global batch's sum and count.
+        grad_norm: of all trained parameters, before clipping.
+        skipped: fp16 overflowed: the loss scale was halved and nothing stepped.
+    """
+
+    loss: Loss
+    grad_norm: Tensor
+    skipped: bool = False
+
+
+class Learner:
+    """A model with its optimizers, on this rank, ready to step.
+
+    Args:
+        micro_batch: the rows that go through the model at once; shrinks when memory runs out.
+    """
+
+    def __init__(
+        self,
+        model: LMBase,
+        optimizers: OptimizerSet,
+        world: World,
+        precision: Precision,
+        micro_batch: MicroBatch,
+    ) -> None:
+        self.model = model
+        self.optimizers = optimizers
+        self.world = world
+        self.precision = precision
+        self.micro_batch = micro_batch
+        self._bare = LossModule(model)
+        self._wrapped = world.wrap(self._bare)
+
+    def agree_on_micro_batch(self, batch: Batch) -> None:
+        """Find, before the first step, a micro-batch that fits on every rank.
+
+        Once DDP reduces gradients, a rank that ran out of memory could not try again alone.
+        """
+        if self.world.size > 1:
+            alone = World(0, 1, self.world.device)
+            self.micro_batch.fit(lambda: self._accumulate(batch, 0, alone), self._forget)
+            self._forget()
+            self.micro_batch.rows = int(self.world.min(self.micro_batch.rows))
+
+    def learn(self, batch: Batch, *, seed: int, clip: float | None) -> Step:
+        """One optimizer step on this rank's rows of the global batch.
+
+        Args:
+            seed: what the step's random numbers (dropout) follow from.
+            clip: greatest norm that the gradient may have; None for any.
+
+        Raises:
+            NumericError: loss or gradient is NaN or infinite; no weight was changed, and the
+                gradients are still there to look into.
+        """
+        self.model.train()
+        loss = self.micro_batch.fit(lambda: self._accumulate(batch, seed, self.world), self._forget)
+        self.precision.unscale(self.optimizers)
+        grad_norm = self.optimizers.grad_norm()
+        finite = bool(torch.isfinite(grad_norm) & torch.isfinite(loss.total))
+        skipped = self.precision.overflowed(finite)
+        if not finite and not skipped:
+            raise NumericError(
+                f"loss {loss.total.item() / max(loss.count, 1):.4g}, "
+                f"gradient norm {grad_norm.item():.4g}: not stepped",
+                hint="lower the learning rate, lengthen the warm-up, or set clip:",
+            )
+        if not skipped:
+            self.optimizers.step(clip, grad_norm)
+        self._forget()
+        return Step(loss, grad_norm, skipped)
+
+    def _accumulate(self, batch: Batch, seed: int, world: World) -> Loss:
+        return accumulate(
+            self._wrapped if world is self.world else self._bare,
+            batch,
+            micro_batch=self.micro_batch.rows,
+            world=world,
+            precision=self.precision,
+            seed=seed,
+        )
+
+    def _forget(self) -> None:
+        self.optimizers.zero_grad()

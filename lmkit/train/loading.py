@@ -1,0 +1,129 @@
+"""loading: from a folder to a model that generates; asks for nothing but the folder.
+
+A checkpoint may come from a stranger. It holds no pickle, and of what it names only model parts,
+tokenizers, lmkit's own classes and the user's own files, unchanged, are called.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lmkit.config.registry import Spec, build, load_module, resolve
+from lmkit.errors import CheckpointError, ModelError
+from lmkit.model import LMBase
+from lmkit.text import Tokenizer
+from lmkit.train.checkpoint import Checkpoint, CheckpointContents, CheckpointDir
+from lmkit.train.manifest import MANIFEST, read_json
+from lmkit.train.plugin_code import (
+    Source,
+    class_names,
+    is_imported_as_kept,
+    is_ours,
+    open_code,
+    warn_of_changes,
+)
+
+RUN_CHECKPOINTS = "checkpoints"  # in a run's folder
+
+
+def load_model(
+    path: str | Path, device: str | torch.device = "cpu", trust_code: bool = False
+) -> LMBase:
+    """Rebuild a model, in evaluation mode, with its tokenizer and in the dtypes it was saved in.
+
+    Args:
+        path: a run's folder (its newest good checkpoint is taken), or one checkpoint's.
+        trust_code: run the copies of the user's modules in the checkpoint.
+
+    Raises:
+        CheckpointError: no checkpoint is there, it is damaged or of another architecture, or a
+            module that it needs is gone.
+        ConfigError: a class that it names is not installed.
+    """
+    checkpoint = find_checkpoint(path, for_inference=True)
+    sources = open_code(checkpoint.folder, trust_code=trust_code)
+    for name in checkpoint.experiment.get("imports", ()):
+        load_module(name)
+    if not trust_code:
+        _refuse_strangers(checkpoint, sources)
+    tokenizer = checkpoint.tokenizer()
+    model = build_model(checkpoint.experiment["model"], tokenizer).to(device)
+    warn_of_changes(sources)
+    model.initialize(torch.device(device))
+    checkpoint.load_weights(model, adopt_dtypes=True)
+    return model.eval()
+
+
+def find_checkpoint(path: str | Path, *, for_inference: bool = False) -> Checkpoint:
+    """The checkpoint that a path means, made sure to be good.
+
+    Args:
+        path: one checkpoint, a run's folder or its checkpoints/; of several the newest good one.
+        for_inference: look at the optimizers' state by its size only.
+
+    Raises:
+        CheckpointError: there is none, or none that is good.
+    """
+    folder = Path(path).expanduser()
+    if (folder / MANIFEST).exists():
+        checkpoint = Checkpoint(folder)
+        checkpoint.check(for_inference=for_inference)
+        return checkpoint
+    for place in (folder / RUN_CHECKPOINTS, folder):
+        if newest := CheckpointDir(place).latest(for_inference=for_inference):
+            return newest
+    what = "no checkpoint is here" if folder.is_dir() else "there is no such folder"
+    raise CheckpointError(what, hint="give a run's folder or one in its checkpoints/", at=folder)
+
+
+def build_model(spec: Spec | Mapping[str, Any], tokenizer: Tokenizer | None) -> LMBase:
+    """Make the model that `{class: module.Class, ...}` names.
+
+    The constructor gets the tokenizer if it declares one; the model has it in any case, in place of
+    one that it brings itself.
+
+    Raises:
+        ConfigError: as `build`.
+        ModelError: the class is no LMBase.
+    """
+    model = build(spec, tokenizer=tokenizer)
+    if not isinstance(model, LMBase):
+        raise ModelError(
+            f"{Spec.of(spec).path} is no language model", hint="derive it from lmkit.model.LMBase"
+        )
+    if tokenizer is not None:
+        model.tokenizer = tokenizer
+    return model
+
+
+def save_for_inference(model: LMBase, location: str | Path, experiment: Mapping[str, Any]) -> Path:
+    """Write a folder that `load_model` opens: the weights and what inference needs, no more."""
+    return CheckpointContents(model, experiment=experiment).write(location, for_inference=True)
+
+
+def _refuse_strangers(checkpoint: Checkpoint, sources: list[Source]) -> None:
+    """Refuse a folder that names something to call which is of no known kind."""
+    named = [checkpoint.experiment["model"]]
+    if "tokenizer/tokenizer.json" in checkpoint.manifest.files:
+        named.append(read_json(checkpoint.folder, "tokenizer/tokenizer.json"))
+    for path in class_names(named):
+        if not _is_known(resolve(path), sources):
+            raise CheckpointError(
+                f"it would call {path}, which is neither a model's part nor lmkit's",
+                hint="if you trust whoever made it, --trust-code",
+                at=checkpoint.folder,
+            )
+
+
+def _is_known(target: Any, sources: list[Source]) -> bool:
+    module = str(getattr(target, "__module__", ""))
+    if inspect.isclass(target) and (issubclass(target, nn.Module | Tokenizer) or is_ours(module)):
+        return True
+    # the list of sources is a stranger's too: it may name subprocess, but not the user's own files
+    return any(source.module == module and is_imported_as_kept(source) for source in sources)

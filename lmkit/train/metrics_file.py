@@ -1,0 +1,47 @@
+"""metrics_file: metrics.jsonl read back: cut where a resume goes on, and given out line by line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a last one that a kill cut short is left out."""
+    path = Path(path)
+    if path.exists():
+        with path.open("rb") as file:
+            for line in file:
+                if (entry := _parse(line)) is not None:
+                    yield entry
+
+
+def truncate_after(path: Path, step: int) -> None:
+    """Cut off the lines behind `step`, and one that a kill left half written."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    end = len(content)
+    # steps only grow, so the lines to go are the last ones
+    while end:
+        start = content.rfind(b"\n", 0, end - 1) + 1
+        entry = _parse(content[start:end])
+        if entry is not None and entry["step"] <= step:
+            break
+        end = start
+    if end < len(content):
+        os.truncate(path, end)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """None for a line that was not written to its end."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None

@@ -1,0 +1,95 @@
+"""precision: the dtype that a model computes in. Weights and optimizer state stay fp32.
+
+`auto` is bf16 where the hardware makes it fast and fp32 elsewhere. The choice is recorded with the
+run, so that a resumed run computes in what it started with.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+
+from lmkit.optim import OptimizerSet
+
+Policy = Literal["auto", "bf16", "fp16", "fp32"]
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+PROBE_SIZE = (
+    512  # a matmul of this size takes about a millisecond, long enough to tell the dtypes apart
+)
+PROBE_GAIN = 1.3  # bf16 must win by this much: casts cost some 7 % of a step
+
+
+def choose(policy: Policy, device: torch.device) -> str:
+    """Turn a policy into "bf16", "fp16" or "fp32"."""
+    if policy != "auto":
+        return policy
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu":
+        return "bf16" if bf16_gain() >= PROBE_GAIN else "fp32"
+    return "fp32"
+
+
+def bf16_gain() -> float:
+    """How many times faster this CPU multiplies in bf16 than in fp32; takes some 20 ms."""
+    best = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(PROBE_SIZE, PROBE_SIZE, dtype=dtype)
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            torch.mm(a, a)
+            times.append(time.perf_counter() - start)
+        best[dtype] = min(times)
+    return best[torch.float32] / best[torch.bfloat16]
+
+
+class Precision:
+    """The compute dtype of a run, with fp16's loss scale where that is needed."""
+
+    # fp16 holds magnitudes down to 6e-8: gradients are scaled up, halving on overflow and doubling
+    # after a long quiet spell (Micikevicius et al. 2018, arXiv 1710.03740).
+    GROWTH_INTERVAL = 2000
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.name = name
+        self.dtype = DTYPES[name]
+        self.device = device
+        self.scale = 65536.0 if name == "fp16" else 1.0
+        self._good_steps = 0
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context that forward passes run in."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def unscale(self, optimizers: OptimizerSet) -> None:
+        """Bring fp16's gradients back to their true size; nothing to do in other dtypes."""
+        if self.scale != 1.0:
+            for parameter in optimizers.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(1.0 / self.scale)
+
+    def overflowed(self, finite: bool) -> bool:
+        """Adapt fp16's scale to a step with `finite` gradients; True: skip the step."""
+        if self.name != "fp16":
+            return False
+        if not finite:
+            self.scale, self._good_steps = self.scale / 2, 0
+            return self.scale >= 1.0  # below that, it is no overflow of fp16 but a real NaN
+        self._good_steps += 1
+        if self._good_steps % self.GROWTH_INTERVAL == 0:
+            self.scale *= 2
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps (JSON)."""
+        return {"name": self.name, "scale": self.scale, "good_steps": self._good_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the scale of a checkpoint of the same dtype."""
+        self.scale, self._good_steps = state["scale"], state["good_steps"]

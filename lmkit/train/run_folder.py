@@ -1,0 +1,104 @@
+"""run_folder: one run's place on disk, and the decision what a new start in it may do.
+
+runs/NAME/experiment.json    the resolved experiment
+          checkpoints/       a folder a checkpoint
+          metrics.jsonl      a line a step
+          tensorboard/
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from lmkit.config import Experiment, differences
+from lmkit.errors import CheckpointError
+from lmkit.train.checkpoint import Checkpoint, CheckpointDir
+from lmkit.train.loading import RUN_CHECKPOINTS, find_checkpoint
+from lmkit.train.lock import RunLock
+
+HORIZONS = ("steps", "tokens", "epochs")
+
+
+class RunFolder:
+    """The folder of a run: finds the checkpoint to go on from and refuses a changed experiment."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.path = Path(experiment.out)
+
+    def lock(self) -> RunLock:
+        """Keep other processes out while the `with` block runs."""
+        return RunLock(self.path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where this run's checkpoints lie."""
+        return self.path / RUN_CHECKPOINTS
+
+    def find_resume(self, allow_change: Sequence[str] = ()) -> Checkpoint | None:
+        """The newest good checkpoint, or None for a fresh start.
+
+        Args:
+            allow_change: globs over the dotted keys that may differ from the run's experiment.
+
+        Raises:
+            CheckpointError: the experiment changed in more than a longer horizon, or the run has
+                checkpoints and none is good.
+        """
+        checkpoint = CheckpointDir(self.checkpoints).latest()
+        if checkpoint is not None:
+            self._refuse_changes(checkpoint, allow_change)
+        return checkpoint
+
+    def find_weights(self, name: str) -> Checkpoint:
+        """What `init_from` names: a stage of this run, another run's folder, or one checkpoint.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+        """
+        for entry in reversed(CheckpointDir(self.checkpoints).entries()):
+            if entry.stage == name:
+                entry.check(for_inference=True)
+                return entry
+        return find_checkpoint(name)
+
+    def write_experiment(self) -> None:
+        """Keep the resolved experiment with the run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.experiment.to_dict(), indent=2)
+        (self.path / "experiment.json").write_text(text + "\n", encoding="utf-8")
+
+    def _refuse_changes(self, checkpoint: Checkpoint, allow_change: Sequence[str]) -> None:
+        before = Experiment.from_dict(checkpoint.experiment, folder=self.experiment.folder)
+        changed = [
+            key
+            for key in differences(before, self.experiment)
+            if not _is_longer_horizon(key, before, self.experiment, checkpoint.state)
+            and not any(fnmatchcase(key, pattern) for pattern in allow_change)
+        ]
+        if changed:
+            raise CheckpointError(
+                f"{self.path} was begun with another experiment: {', '.join(changed)} changed",
+                hint="change it back, give the run another name:, or say --allow-change KEY",
+            )
+
+
+def _is_longer_horizon(
+    key: str, before: Experiment, after: Experiment, state: dict[str, Any]
+) -> bool:
+    """True where `key` only lets a stage that is not yet left run longer."""
+    parts = key.split(".")
+    if len(parts) != 3 or parts[0] != "stages" or parts[2] not in HORIZONS:
+        return False
+    names = [stage.name for stage in after.stages]
+    if parts[1] not in names or names.index(parts[1]) < state["stage_index"]:
+        return False
+    index = names.index(parts[1])
+    old = getattr(before.stages[index], parts[2])
+    new = getattr(after.stages[index], parts[2])
+    numbers = isinstance(old, (int, float)) and isinstance(new, (int, float))
+    return numbers and new > old

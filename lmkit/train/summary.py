@@ -1,0 +1,79 @@
+"""summary: the table at a run's end, made from its metrics.jsonl; a row a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lmkit.train.display import readable_count, readable_time
+from lmkit.train.metrics_file import read_metrics
+
+LAST = 10  # steps that the final loss is averaged over: one batch more or less must not decide it
+COLUMNS = [
+    "stage",
+    "steps",
+    "tokens",
+    "time",
+    "tokens/s",
+    "loss",
+    "bits/byte",
+    "held-out bits/byte",
+]
+
+
+@dataclass
+class _Stage:
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    last: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        self.steps += "seconds" in entry  # a line of an evaluation alone is no step
+        self.tokens += entry.get("tokens", 0)
+        self.seconds += entry.get("seconds", 0.0)
+        for key, value in entry.items():
+            if isinstance(value, float):
+                self.last[key] = [*self.last.get(key, ())[-LAST + 1 :], value]
+
+    def row(self, name: str) -> list[str]:
+        speed = self.tokens / self.seconds if self.seconds else 0.0
+        validation = self.last.get("validation_bits_per_byte", ())[-1:]
+        return [
+            name,
+            f"{self.steps:,}",
+            readable_count(self.tokens),
+            readable_time(self.seconds),
+            readable_count(speed),
+            _mean(self.last.get("loss", ())),
+            _mean(self.last.get("bits_per_byte", ())),
+            _mean(validation),
+        ]
+
+
+def summarize(path: str | Path) -> str:
+    """The table of a metrics.jsonl. Losses are means over the last ten steps."""
+    stages: dict[str, _Stage] = {}
+    for entry in read_metrics(path):
+        stages.setdefault(str(entry.get("stage", "")), _Stage()).add(entry)
+    rows = [COLUMNS, *(stage.row(name) for name, stage in stages.items())]
+    return format_table(rows)
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns under each other, the first to the left, the others to the right; a ruled head."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.4f}" if values else "-"

@@ -1,0 +1,104 @@
+"""The cache keeps rows of different lengths apart."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmkit.errors import ModelError
+from lmkit.nn import KVCache, Mask, StateCache, attend
+from lmkit.nn.attention import attend_reference
+
+TOKENS, HEADS, WIDTH = 24, 2, 4
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    steps=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)).filter(any), max_size=4),
+    window=st.none() | st.integers(1, 8),
+)
+def test_pieces_of_uneven_rows_see_what_a_whole_row_sees(
+    steps: list[tuple[int, int]], window: int | None
+) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, HEADS, TOKENS, WIDTH)
+    whole = attend_reference(q, k, v, mask=Mask.causal(TOKENS, window=window))
+    cache = KVCache(2, TOKENS, layers=1)
+    for counts in steps:
+        cache.begin(counts)
+        # padding is as wrong as can be without being a NaN
+        new = torch.full((3, 2, HEADS, max(counts), WIDTH), 1e4)
+        for row, (start, count) in enumerate(zip(cache.lengths, counts, strict=True)):
+            for x, piece in zip((q, k, v), new, strict=True):
+                piece[row, :, :count] = x[row, :, start : start + count]
+        keys, values, mask = cache.append(0, new[1], new[2], window)
+        out = attend(new[0], keys, values, mask=mask)
+        for row, (start, count) in enumerate(zip(cache.lengths, counts, strict=True)):
+            expected = whole[row, :, start : start + count]
+            torch.testing.assert_close(out[row, :, :count], expected, atol=1e-5, rtol=1e-4)
+        cache.commit()
+    assert cache.lengths == [sum(row) for row in zip((0, 0), *steps, strict=True)]
+
+
+def test_positions_go_on_and_padding_repeats_the_last() -> None:
+    cache = KVCache(2, 10, layers=1)
+    cache.begin([3, 1])
+    assert cache.positions.tolist() == [[0, 1, 2], [0, 0, 0]]
+    cache.commit()
+    cache.begin([0, 2])
+    assert cache.positions.tolist() == [[2, 2], [1, 2]]
+
+
+def test_last_is_each_rows_last_real_place() -> None:
+    cache = StateCache(2)
+    x = torch.arange(6.0).view(2, 3, 1)
+    cache.begin([2, 3])
+    assert cache.last(x).flatten().tolist() == [1, 5]
+
+
+def test_a_window_gives_back_only_its_slots() -> None:
+    cache = KVCache(1, 20, layers=1)
+    new = torch.randn(1, 1, 9, 4)
+    cache.begin([9])
+    cache.append(0, new, new, 4)
+    cache.commit()
+    cache.begin([1])
+    keys, _, mask = cache.append(0, new[:, :, :1], new[:, :, :1], 4)
+    assert keys.shape[2] == 4
+    assert mask.allowed is None
+
+
+def test_states_outlive_padding_and_idle_rows() -> None:
+    cache = StateCache(2)
+    assert torch.equal(cache.recall("h", torch.ones(2, 3)), torch.zeros(2, 3))
+    cache.begin([1, 2])
+    x = torch.arange(12.0).view(2, 2, 3)
+    cache.remember("h", x)
+    cache.commit()
+    expected = torch.stack([x[0, 0], x[1, 1]])
+    assert torch.equal(cache.recall("h", expected), expected)
+    cache.begin([0, 1])
+    cache.remember("h", torch.full((2, 1, 3), 7.0))
+    assert cache.states["h"].tolist() == [[0, 1, 2], [7, 7, 7]]
+    cache.reset([1])
+    assert cache.states["h"].tolist() == [[0, 1, 2], [0, 0, 0]]
+    assert cache.lengths == [1, 0]
+
+
+def test_a_row_that_outgrows_the_cache_is_an_error() -> None:
+    cache = KVCache(2, 4, layers=1)
+    cache.begin([4, 1])
+    cache.commit()
+    with pytest.raises(ModelError, match="5 tokens do not fit into a cache of 4; make_cache"):
+        cache.begin([1, 1])
+    with pytest.raises(ModelError, match="1 counts for a cache of 2 rows"):
+        cache.begin([1])
+
+
+def test_the_cpu_caches_in_float32() -> None:
+    cache = KVCache(1, 4, layers=1)
+    cache.begin([2])
+    keys, values, _ = cache.append(0, *torch.randn(2, 1, 1, 2, 4, dtype=torch.bfloat16))
+    assert keys.dtype == values.dtype == torch.float32

@@ -1,0 +1,113 @@
+"""Training a vocabulary: repeatable, lossless, honest about bad files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmkit.errors import TokenizerError
+from lmkit.text.bpe import held_out, main, read_ranks, train, write_ranks
+from lmkit.text.tokenizer import Tiktoken
+
+TEXTS = ["def f(x):\n        return x\n" * 20, "def g(y):\n        return y\n" * 20]
+
+
+def test_training_learns_the_commonest_pairs_first_and_is_repeatable() -> None:
+    ranks = train(["abab" * 50 + " " + "xy" * 3], 258)
+    assert len(ranks) == 258
+    assert ranks[b"ab"] == 256
+    assert train(TEXTS, 300) == train(TEXTS, 300)
+
+
+def test_a_line_end_keeps_its_indent() -> None:
+    ranks = train(TEXTS, 320)
+    assert b"):\n        " in ranks
+    assert b"):\n        return" not in ranks  # no merge crosses a split
+
+
+def test_training_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TokenizerError, match="255 cannot hold the 256 bytes"):
+        train(TEXTS, 255)
+    with pytest.raises(TokenizerError, match="split pattern"):
+        train(TEXTS, 300, pattern="(")
+    monkeypatch.setitem(sys.modules, "rustbpe", None)
+    with pytest.raises(TokenizerError, match=r"needs rustbpe; pip install 'lmkit\[bpe\]'"):
+        train(TEXTS, 300)
+
+
+def test_written_and_read_ranks_are_equal(tmp_path: Path) -> None:
+    ranks = train(TEXTS, 300)
+    write_ranks(ranks, tmp_path / "r")
+    assert read_ranks(tmp_path / "r") == ranks
+    assert list(read_ranks(tmp_path / "r").values()) == sorted(ranks.values())
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"IQ", "r:258: not a token in base64"),
+        (b"IQ== 1 2", "r:258: not a token in base64"),
+        (b"I!Q= 300", "r:258: not a token in base64"),
+        (b"YWI= -1", "r:258: not a token in base64"),
+        (b"", "r:258: not a token in base64"),
+        (b"YWE= 256", "a token or a rank comes twice"),
+        (b"YWI= 300", "a token or a rank comes twice"),
+        (b"YWE= 9999999999", "258 tokens have ranks up to 9999999999"),
+    ],
+)
+def test_corrupt_lines_are_named(tmp_path: Path, line: bytes, message: str) -> None:
+    path = tmp_path / "r"
+    write_ranks({**{bytes([byte]): byte for byte in range(256)}, b"ab": 256}, path)
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(TokenizerError, match=message):
+        read_ranks(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"IQ== 0\n"])
+def test_a_cut_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "r").write_bytes(content)
+    with pytest.raises(
+        TokenizerError, match="of the 256 single bytes have no rank, the first is 0"
+    ):
+        read_ranks(tmp_path / "r")
+
+
+def test_the_command_trains_on_files_and_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    (source / "skipped").mkdir(parents=True)
+    (source / "a.py").write_text(TEXTS[0])
+    (source / "b.txt").write_text("zq" * 500)
+    (source / "skipped" / "c.py").write_text("kw" * 500)
+    for i in range(50):
+        (source / f"n{i}.py").write_text("mv" if held_out(f"n{i}.py", 0.2) else TEXTS[1])
+    out = tmp_path / "own.tiktoken"
+    (source / "latin.py").write_bytes(b"\xe9kw" * 500)
+    extra = tmp_path / "extra"
+    extra.write_text("uj" * 500)
+    args = [str(source), str(extra), "--out", str(out), "--vocab-size", "280", "--glob", "*.py"]
+    assert main([*args, "--without", "skipped", "--holdout", "0.2"]) == 0
+    assert "280 entries from 43 files, 1 that are not UTF-8 left out" in capsys.readouterr().out
+    ranks = read_ranks(out)
+    assert b"uj" in ranks
+    assert not {b"zq", b"kw", b"mv"} & set(ranks)
+    tokenizer = Tiktoken(ranks=out)
+    assert tokenizer.vocab_size == 280
+    assert tokenizer.decode(tokenizer.encode(TEXTS[0])) == TEXTS[0]
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), "--out", str(tmp_path / "o")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: no files to train on")
+    assert main([str(tmp_path / "gone"), "--out", str(tmp_path / "o")]) == 2
+    assert "gone" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_about_the_asked_share_is_held_out() -> None:
+    share = sum(held_out(f"{i}.py", 0.05) for i in range(10_000)) / 10_000
+    assert 0.04 < share < 0.06
+    assert not any(held_out(f"{i}.py", 0.0) for i in range(100))
