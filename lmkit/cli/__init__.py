@@ -4,52 +4,108 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
+import os
+import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import NoReturn
 
 from lmkit import __version__
-from lmkit.config.registry import add_search_folder
-from lmkit.errors import LMKitError, PluginError
+from lmkit.errors import ConfigError, LMKitError, PluginError, did_you_mean
 
 # name -> what `lmkit --help` says; each is a module here with `add_arguments` and `run`
 COMMANDS = {
     "train": "train what a YAML describes, or go on with it",
+    "check": "look a YAML through without training: sizes, steps, memory, time, a batch",
     "generate": "write on from a prompt, with a checkpoint",
+    "models": "list the model classes that there are",
+    "describe": "show what a class can be given",
 }
+BROKEN_PIPE = 128 + 13  # what a shell reports of a program that SIGPIPE ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is the error's, 0 when there was none."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    if arguments.command is None:
-        parser.print_help()
-        return 0
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.addLevelName(logging.WARNING, "warning")
-    add_search_folder(Path.cwd())  # a console script does not have it on its path
-    module = importlib.import_module(f"lmkit.cli.{arguments.command}")
+    """Run one command; the exit code is the error's, 0 when there was none.
+
+    An error is one line on stderr. A traceback stands above it only where a user's own module
+    fails, and alone where lmkit has a bug.
+    """
     try:
-        return module.run(arguments)
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # here, where a reader that is gone can still be caught
+        return code
     except LMKitError as error:
         if isinstance(error, PluginError) and error.traceback:
             print(error.traceback.rstrip(), file=sys.stderr)
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split("\n")), file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        # nobody reads any more, as in `lmkit generate ... | head`; nor shall the flush at exit fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
 
 
+def _run(words: list[str]) -> int:
+    parser = _parser()
+    arguments = _parse(parser, words)
+    if arguments is None:
+        return 0
+    if arguments.command is None:
+        parser.print_help()
+        return 0
+
+    import logging
+
+    from lmkit.config.registry import add_search_folder
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.addLevelName(logging.WARNING, "warning")
+    add_search_folder(os.getcwd())  # a console script does not have it on its path
+    return importlib.import_module(f"lmkit.cli.{arguments.command}").run(arguments)
+
+
+def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace | None:
+    """The arguments; None if a help text or the version was all that was asked for."""
+    command = next((word for word in words if not word.startswith("-")), None)
+    if command is not None and command not in COMMANDS:
+        hint = did_you_mean(command, COMMANDS) or f"there are {', '.join(COMMANDS)}"
+        raise ConfigError(f"there is no command {command!r}", hint=hint, at="lmkit")
+    try:
+        arguments, left = parser.parse_known_args(words)
+    except SystemExit:  # argparse's way to end a help text
+        return None
+    # argparse takes `*` arguments in one run only: those behind an option are left over
+    later = [word for word in left if "=" in word and not word.startswith("-")]
+    if hasattr(arguments, "overrides"):
+        arguments.overrides += later
+        left = [word for word in left if word not in later]
+    if left:
+        options = re.findall(r"--[\w-]+", arguments.parser.format_help())
+        hint = did_you_mean(left[0].partition("=")[0], options) or "see --help"
+        raise ConfigError(f"there is no {left[0]!r}", hint=hint, at=arguments.parser.prog)
+    return arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with an error of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, hint=f"see {self.prog} --help", at=self.prog)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lmkit", description="Train language models from one YAML file."
+    parser = _Parser(
+        prog="lmkit", description="Train language models from one YAML file.", allow_abbrev=False
     )
+    parser.set_defaults(parser=parser)
     parser.add_argument("--version", action="version", version=f"lmkit {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, summary in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+        described = summary[0].upper() + summary[1:] + "."
+        command = commands.add_parser(name, help=summary, description=described, allow_abbrev=False)
         importlib.import_module(f"lmkit.cli.{name}").add_arguments(command)
+        command.set_defaults(parser=command)
     return parser

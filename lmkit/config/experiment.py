@@ -96,6 +96,7 @@ class Stage:
         isolate_documents: no attention from one document of a row to another; prompts never have.
         optimizers: a list of {class, params, lr, ...}, or auto: what the model proposes.
         schedule: progress in 0..1 -> multiplier of the learning rates.
+        lr_scale: one more multiplier of all of them, such as 0.02 for fine-tuning with `auto`.
         clip: the largest norm of a gradient.
         freeze: names, with ``*``, or groups of parameters that stay as they are.
         init_from: an earlier stage, or a checkpoint's or run's folder, whose weights to start from.
@@ -118,6 +119,7 @@ class Stage:
     isolate_documents: bool = False
     optimizers: Literal["auto"] | tuple[OptimizerSpec, ...] = "auto"
     schedule: Spec = Spec("lmkit.optim.schedule.WarmupCosine")
+    lr_scale: float = 1.0
     clip: float | None = None
     freeze: tuple[str, ...] = ()
     init_from: str | None = None
@@ -136,7 +138,7 @@ class Stage:
         _exactly_one(self, "steps", "tokens", "epochs")
         _exactly_one(self, "batch_tokens", "batch_size")
         _at_least(self, steps=1, tokens=1, batch_tokens=1, batch_size=1)
-        for key in ("epochs", "clip"):
+        for key in ("epochs", "clip", "lr_scale"):
             value = getattr(self, key)
             if value is not None and value <= 0:
                 raise ConfigError(f"{key} must be above 0, not {value}", key=key)

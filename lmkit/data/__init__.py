@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lmkit.data.sources import InMemory, JsonLines, Parquet, Source, TextFiles
     from lmkit.data.store import TokenStore
     from lmkit.data.stream import BatchStream
-    from lmkit.data.tokenise import prepare
+    from lmkit.data.tokenise import find_prepared, prepare
 
 __all__ = [
     "BatchStream",
@@ -31,6 +31,7 @@ __all__ = [
     "TextFiles",
     "TokenShards",
     "TokenStore",
+    "find_prepared",
     "open_rows",
     "prepare",
 ]
@@ -50,6 +51,7 @@ _HOME = {
     "TextFiles": "sources",
     "TokenShards": "shards",
     "TokenStore": "store",
+    "find_prepared": "tokenise",
     "open_rows": "mixed_rows",
     "prepare": "tokenise",
 }

@@ -71,6 +71,23 @@ def prepare(
     return _prepare(source, tokenizer, split, options)
 
 
+def find_prepared(
+    source: Source,
+    tokenizer: Tokenizer,
+    split: Split,
+    *,
+    include_prompts: bool = True,
+    max_len: int,
+    cache: Path | None = None,
+) -> TokenStore | None:
+    """What an earlier `prepare` of these arguments left in the cache; None if it has to be made.
+
+    For a single source; those of a mixture are prepared one by one.
+    """
+    options = _Options(include_prompts, max_len, cache or cache_folder(), False)
+    return _in_cache(_folders(source, tokenizer, split, options))
+
+
 class _Options(NamedTuple):
     include_prompts: bool
     max_len: int
@@ -81,15 +98,9 @@ class _Options(NamedTuple):
 def _prepare(source: Source, tokenizer: Tokenizer, split: Split, options: _Options) -> TokenStore:
     if isinstance(source, TokenShards):
         return source.store(tokenizer, split, options.cache)
-    about = [FORMAT, source.fingerprint(), tokenizer.fingerprint, split]
-    ways = {"texts": about, "prompts": [*about, options.include_prompts, options.max_len]}
-    folders = {
-        kind: options.cache / "tokens" / fingerprint_of([kind, *key])[:32]
-        for kind, key in ways.items()
-    }
-    for folder in folders.values():  # which of the two it is needs no look into the source
-        if folder.is_dir():
-            return TokenStore(folder)
+    folders = _folders(source, tokenizer, split, options)
+    if store := _in_cache(folders):
+        return store
     first = next(source.documents(split), None)
     prompts = first is not None and first.text is None
 
@@ -110,6 +121,24 @@ def _prepare(source: Source, tokenizer: Tokenizer, split: Split, options: _Optio
             writer.finish(source.describe(), notes)
 
     return TokenStore(publish(folders["prompts" if prompts else "texts"], write))
+
+
+def _folders(
+    source: Source, tokenizer: Tokenizer, split: Split, options: _Options
+) -> dict[str, Path]:
+    """Where the store lies, or will lie, if the documents are texts, and if they are prompts."""
+    about = [FORMAT, source.fingerprint(), tokenizer.fingerprint, split]
+    ways = {"texts": about, "prompts": [*about, options.include_prompts, options.max_len]}
+    return {
+        kind: options.cache / "tokens" / fingerprint_of([kind, *key])[:32]
+        for kind, key in ways.items()
+    }
+
+
+def _in_cache(folders: dict[str, Path]) -> TokenStore | None:
+    """The store that is there; which of the two it is needs no look into the source."""
+    found = next((folder for folder in folders.values() if folder.is_dir()), None)
+    return None if found is None else TokenStore(found)
 
 
 class _Part(NamedTuple):

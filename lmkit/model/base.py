@@ -234,8 +234,8 @@ class LMBase(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
+        """Where the parameters are; the CPU for a model that has none."""
+        return next(self.parameters(), torch.empty(0)).device
 
     def initialize(self, device: torch.device | str) -> None:
         """Called once after the model is made and moved; for what a constructor cannot do."""

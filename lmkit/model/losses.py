@@ -122,9 +122,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 capped[:, vocab_size:] = -torch.inf
                 log_p = torch.log_softmax(capped, dim=-1)
                 at = targets[part, None]
-                losses[part] = -log_p.gather(1, at)[:, 0]
+                log_p_at = log_p.gather(1, at)
+                losses[part] = -log_p_at[:, 0]
                 if with_gradient:
-                    grad = log_p.exp_().scatter_add_(1, at, -torch.ones_like(at, dtype=wide))
+                    # p - 1 at the target; expm1 is exact where p is nearly 1
+                    grad = log_p.exp_().scatter_(1, at, log_p_at.expm1())
                     grad *= weights[part, None]
                     grad = (grad if slope is None else grad.mul_(slope)).to(dtype)
                     grad_hidden[part] = grad @ head

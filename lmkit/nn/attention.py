@@ -121,17 +121,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask, scale: float | None =
     """Softmax attention by the fastest path for this device, dtype and length.
 
     q (B, H, T, D); k, v (B, Hkv, S, D); each group of H / Hkv query heads shares one key head.
-    scale multiplies the scores, D**-0.5 by default. Returns (B, H, T, D) in q's dtype; keys of
-    another dtype (the CPU's float32 cache) decide the dtype of the arithmetic.
+    scale multiplies the scores, D**-0.5 by default. The arithmetic is done in the dtype of v, under
+    autocast too: it would copy the CPU's float32 cache at every step. Returns (B, H, T, D) in the
+    dtype of q.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if k.dtype != q.dtype:
-        # autocast would copy the whole cache to bf16 at every step
-        with torch.autocast(q.device.type, enabled=False):
-            return _sdpa(q.to(k.dtype), k, v, mask, scale).to(q.dtype)
-    if q.device.type == "cpu" and q.shape[2] > 1 and k.shape[2] <= BLOCKED_UP_TO:
-        return _Blocked.apply(q, k, v, mask.blocks(q.shape[2], k.shape[2], q), scale)
-    return _sdpa(q, k, v, mask, scale)
+    with torch.autocast(q.device.type, enabled=False):
+        queries, k = q.to(v.dtype), k.to(v.dtype)
+        if q.device.type == "cpu" and q.shape[2] > 1 and k.shape[2] <= BLOCKED_UP_TO:
+            blocks = mask.blocks(q.shape[2], k.shape[2], v)
+            return _Blocked.apply(queries, k, v, blocks, scale).to(q.dtype)
+        return _sdpa(queries, k, v, mask, scale).to(q.dtype)
 
 
 def attend_reference(

@@ -9,7 +9,7 @@ runs/NAME/experiment.json    the resolved experiment
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,15 @@ HORIZONS = ("steps", "tokens", "epochs")
 
 
 class RunFolder:
-    """The folder of a run: finds the checkpoint to go on from and refuses a changed experiment."""
+    """The folder of a run: finds the checkpoint to go on from, and refuses what changed since.
 
-    def __init__(self, experiment: Experiment) -> None:
+    Args:
+        allow_change: globs over the dotted keys that may differ from what the run began with.
+    """
+
+    def __init__(self, experiment: Experiment, allow_change: Sequence[str] = ()) -> None:
         self.experiment = experiment
+        self.allow_change = allow_change
         self.path = Path(experiment.out)
 
     def lock(self) -> RunLock:
@@ -39,11 +44,8 @@ class RunFolder:
         """Where this run's checkpoints lie."""
         return self.path / RUN_CHECKPOINTS
 
-    def find_resume(self, allow_change: Sequence[str] = ()) -> Checkpoint | None:
+    def find_resume(self) -> Checkpoint | None:
         """The newest good checkpoint, or None for a fresh start.
-
-        Args:
-            allow_change: globs over the dotted keys that may differ from the run's experiment.
 
         Raises:
             CheckpointError: the experiment changed in more than a longer horizon, or the run has
@@ -51,7 +53,12 @@ class RunFolder:
         """
         checkpoint = CheckpointDir(self.checkpoints).latest()
         if checkpoint is not None:
-            self._refuse_changes(checkpoint, allow_change)
+            before = Experiment.from_dict(checkpoint.experiment, folder=self.experiment.folder)
+            self._refuse(
+                key
+                for key in differences(before, self.experiment)
+                if not _is_longer_horizon(key, before, self.experiment, checkpoint.state)
+            )
         return checkpoint
 
     def find_weights(self, name: str) -> Checkpoint:
@@ -72,17 +79,24 @@ class RunFolder:
         text = json.dumps(self.experiment.to_dict(), indent=2)
         (self.path / "experiment.json").write_text(text + "\n", encoding="utf-8")
 
-    def _refuse_changes(self, checkpoint: Checkpoint, allow_change: Sequence[str]) -> None:
-        before = Experiment.from_dict(checkpoint.experiment, folder=self.experiment.folder)
-        changed = [
+    def refuse_other_data(self, stage: str, before: str, now: str) -> None:
+        """Compare a stage's data with what the run began with, by fingerprint.
+
+        Raises:
+            CheckpointError: its content changed: the order of samples would be another.
+        """
+        if before != now:
+            self._refuse([f"stages.{stage}.data"])
+
+    def _refuse(self, changed: Iterable[str]) -> None:
+        refused = [
             key
-            for key in differences(before, self.experiment)
-            if not _is_longer_horizon(key, before, self.experiment, checkpoint.state)
-            and not any(fnmatchcase(key, pattern) for pattern in allow_change)
+            for key in changed
+            if not any(fnmatchcase(key, pattern) for pattern in self.allow_change)
         ]
-        if changed:
+        if refused:
             raise CheckpointError(
-                f"{self.path} was begun with another experiment: {', '.join(changed)} changed",
+                f"{self.path} was begun otherwise: {', '.join(refused)} changed",
                 hint="change it back, give the run another name:, or say --allow-change KEY",
             )
 
@@ -95,7 +109,7 @@ def _is_longer_horizon(
     if len(parts) != 3 or parts[0] != "stages" or parts[2] not in HORIZONS:
         return False
     names = [stage.name for stage in after.stages]
-    if parts[1] not in names or names.index(parts[1]) < state["stage_index"]:
+    if parts[1] not in names or names.index(parts[1]) < state["progress"]["stage_index"]:
         return False
     index = names.index(parts[1])
     old = getattr(before.stages[index], parts[2])

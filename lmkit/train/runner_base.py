@@ -85,6 +85,7 @@ class LMRunnerBase(ABC):
         self.experiment = experiment
         self.seed = experiment.seed if experiment else 0
         self.progress = Progress()
+        self._data_fingerprint = ""
         self.model: LMBase
         self.optimizers: OptimizerSet | None = None
 
@@ -180,7 +181,7 @@ class LMRunnerBase(ABC):
         """Make the model, on the CPU."""
 
     def construct_optimizer(self, model: LMBase, run: StageRun | None) -> OptimizerSet:
-        """Make the optimizers of a stage (None: for training by hand). Override to bring your own."""
+        """Make a stage's optimizers (None: for training by hand). Override to bring your own."""
         specs: Any = run.stage.optimizers if run else "auto"
         if specs == "auto":
             tokens, steps = (run.plan.batch_tokens, run.plan.steps) if run else (8192, 1000)
@@ -207,7 +208,7 @@ class LMRunnerBase(ABC):
             raise ConfigError("fit needs an experiment", hint="or use initialize() and train()")
         torch.manual_seed(self.seed)
         self.initialize(for_train=False)
-        self.folder = RunFolder(self.experiment)
+        self.folder = RunFolder(self.experiment, allow_change)
         with ExitStack() as stack:
             self.stop = stack.enter_context(StopFlag())
             if self.world.is_main:
@@ -219,7 +220,7 @@ class LMRunnerBase(ABC):
             ]
             self.world.connect()
             stack.callback(self.world.disconnect)
-            resume = self._begin(allow_change)
+            resume = self._begin()
             begun_at = self.progress.step
             folder = self.folder.path if self.world.is_main else None
             self.metrics = stack.enter_context(Metrics(folder, begun_at if resume else None))
@@ -253,7 +254,7 @@ class LMRunnerBase(ABC):
         assert self.optimizers is not None
         started = time.perf_counter()
         batch = next(stream)
-        self.optimizers.set_rates(run.schedule(run.progress))
+        self.optimizers.set_rates(run.rate)
         step = self._learn(batch, run.stage.clip)
         self._record(run, step, batch.width, time.perf_counter() - started, stream.waited)
         return step
@@ -314,13 +315,13 @@ class LMRunnerBase(ABC):
             rates=self.optimizers.rates,
         )
 
-    def _begin(self, allow_change: Sequence[str]) -> Checkpoint | None:
+    def _begin(self) -> Checkpoint | None:
         """Take the run up where its newest checkpoint stands, or begin it."""
         self.checkpoints = CheckpointDir(self.folder.checkpoints)
         if self.world.is_main:
             self.checkpoints.prepare(checkpoint_bytes(self.model))
         self.world.barrier()
-        resume = self.folder.find_resume(allow_change)
+        resume = self.folder.find_resume()
         if resume is not None:
             resume.load_weights(self.model)
             self.progress = Progress.from_state(resume.state["progress"])
@@ -334,6 +335,7 @@ class LMRunnerBase(ABC):
         assert self.experiment is not None
         stage = self.experiment.stages[index]
         self.checkpoints.keep, self.checkpoints.best = stage.checkpoint.keep, stage.checkpoint.best
+        self._data_fingerprint = data.fingerprint
         freeze(self.model, stage.freeze)
         run = StageRun.open(self.experiment, index, data, self.model)
         self.micro_batch.choose(run.plan.width, -(-run.plan.rows_per_batch // self.world.size))
@@ -342,6 +344,7 @@ class LMRunnerBase(ABC):
             if stage.init_from:
                 self.folder.find_weights(stage.init_from).load_weights(self.model)
         else:
+            self.folder.refuse_other_data(stage.name, resume.state["data"], data.fingerprint)
             run.step, run.position = self.progress.stage_step, self.progress.position
             self.micro_batch.rows = resume.state["micro_batch"]
         self._make_learner(run)
@@ -390,6 +393,7 @@ class LMRunnerBase(ABC):
             "precision": self.precision.state_dict(),
             "micro_batch": self.micro_batch.rows,
             "world_size": self.world.size,
+            "data": self._data_fingerprint,
             "random_numbers": "reseeded at every micro-batch from (seed, stage, step, rank, index)",
         }
         experiment = self.experiment.to_dict() if self.experiment else {}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import nn
 
-from lmkit.config import Experiment, Spec, Stage, build
+from lmkit.config import Experiment, Stage, build
 from lmkit.data import (
     BatchStream,
     MixedRows,
@@ -19,7 +21,6 @@ from lmkit.data import (
     open_rows,
     prepare,
 )
-from lmkit.data.holdout import Split
 from lmkit.errors import ConfigError, DataError
 from lmkit.model import LMBase
 from lmkit.optim.schedule import Schedule, make_schedule
@@ -28,15 +29,28 @@ from lmkit.text import Batch
 from lmkit.train.plan import StagePlan, plan_stage
 from lmkit.train.world import World
 
+logger = logging.getLogger(__name__)
+
+NOTES = {
+    "trimmed": "are longer than max_len and were cut",
+    "without_target": "have nothing to train on within max_len and are left out",
+    "empty": "are empty and left out",
+}
 Store = TokenStore | MixedStores
 
 
 @dataclass(frozen=True)
 class StageData:
-    """The tokenised data of a stage. Made before the ranks connect: no collective waits for it."""
+    """The tokenised data of a stage. Made before the ranks connect: no collective waits for it.
+
+    Attributes:
+        validation: None if nothing is held out.
+        fingerprint: of the source's content and settings.
+    """
 
     train: Store
     validation: Store | None
+    fingerprint: str
 
 
 def prepare_stage_data(experiment: Experiment, stage: Stage, model: LMBase) -> StageData:
@@ -45,24 +59,34 @@ def prepare_stage_data(experiment: Experiment, stage: Stage, model: LMBase) -> S
     Raises:
         DataError: the data is missing, unreadable, or has no training text.
     """
-    train = _store(experiment, stage, stage.data, "train", model)
-    if stage.validation is not None:
-        validation = _store(experiment, stage, stage.validation, "train", model)
-    else:
-        validation = _store(experiment, stage, stage.data, "validation", model)
-    if train.token_count == 0:
-        raise DataError(f"stage '{stage.name}': {stage.data.path} has no training text")
-    return StageData(train, validation if validation.token_count else None)
-
-
-def _store(experiment: Experiment, stage: Stage, data: Spec, split: Split, model: LMBase) -> Store:
-    return prepare(
-        build(data, folder=experiment.folder),
-        model.need_tokenizer(),
-        split,
+    source = build(stage.data, folder=experiment.folder)
+    stores = partial(
+        prepare,
+        tokenizer=model.need_tokenizer(),
         include_prompts=stage.include_prompts,
         max_len=model.max_len,
     )
+    train = stores(source, split="train")
+    if stage.validation is None:
+        validation = stores(source, split="validation")
+    else:
+        validation = stores(build(stage.validation, folder=experiment.folder), split="all")
+    if train.token_count == 0:
+        raise DataError("there is no training text", at=f"stage '{stage.name}', {stage.data.path}")
+    report_notes(stage.name, train.notes)
+    return StageData(train, validation if validation.token_count else None, source.fingerprint())
+
+
+def report_notes(place: str, notes: Mapping[str, Any]) -> None:
+    """Warn of samples that were cut or left out while the data was tokenised."""
+    for key, value in notes.items():
+        if isinstance(value, Mapping):
+            report_notes(f"{place}, {key}", value)
+        elif key in NOTES:
+            logger.warning(
+                "%s: %s samples %s; the first is at %s",
+                place, f"{value:,}", NOTES[key], notes[f"first_{key}"],
+            )  # fmt: skip
 
 
 class StageRun:
@@ -92,8 +116,18 @@ class StageRun:
         self._validation = validation
 
     @classmethod
-    def open(cls, experiment: Experiment, index: int, data: StageData, model: LMBase) -> StageRun:
+    def open(
+        cls,
+        experiment: Experiment,
+        index: int,
+        data: StageData,
+        model: LMBase,
+        share: float = 1.0,
+    ) -> StageRun:
         """Lay out the rows of the experiment's stage `index` and work out its plan.
+
+        Args:
+            share: how much of the stage's data `data` is; for a look ahead that reads only some.
 
         Raises:
             ConfigError: the model cannot do what the stage asks of it.
@@ -111,16 +145,21 @@ class StageRun:
             isolate=stage.isolate_documents,
             pack=model.accepts_documents,
         )
-        # every stage shuffles in its own way
+        # every stage shuffles in its own way; the held-out rows are the same for all
         rows = layout(data.train, seed=experiment.seed * 1000 + index)
-        validation = layout(data.validation, seed=None) if data.validation else None
-        plan = plan_stage(stage, model, rows.rows_per_epoch)
+        validation = layout(data.validation, seed=0) if data.validation else None
+        plan = plan_stage(stage, model, round(rows.rows_per_epoch / share))
         return cls(stage, plan, rows, validation, make_schedule(stage.schedule, steps=plan.steps))
 
     @property
     def progress(self) -> float:
         """How much of the stage is done, 0..1."""
         return self.step / self.plan.steps
+
+    @property
+    def rate(self) -> float:
+        """The factor on every optimizer's learning rate now."""
+        return self.stage.lr_scale * self.schedule(self.progress)
 
     @property
     def done(self) -> bool:

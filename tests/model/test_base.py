@@ -281,3 +281,10 @@ def test_it_works_on_the_meta_device() -> None:
     model = Bigram().to("meta")
     model.check()
     assert model.device.type == "meta"
+
+
+def test_a_model_without_parameters_is_on_the_cpu() -> None:
+    model = returning(lambda tokens: F.one_hot((tokens + 1) % 257, 257).float())
+    del model.scale
+    assert model.device.type == "cpu"
+    assert model.generate_prompts(["a"], 3) == ["bcd"]

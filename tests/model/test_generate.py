@@ -86,6 +86,7 @@ def test_prompts_of_several_lengths_end_at_their_own_time() -> None:
         (("lo", "el"), "h", 3),
         (("hello!",), "hello", 5),
         (("ll", "l"), "he", 3),
+        (("llo", "ello"), "h", 5),
     ],
 )
 def test_the_text_ends_before_a_stop_string(stop: tuple[str, ...], text: str, ids: int) -> None:

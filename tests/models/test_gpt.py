@@ -98,11 +98,10 @@ def test_the_fused_loss_is_the_plain_one(changes: dict[str, Any]) -> None:
     assert loss.count == batch.count
 
 
-@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+@pytest.mark.parametrize("changes", VARIANTS[1:], ids=str)
 def test_each_trick_changes_the_model(changes: dict[str, Any]) -> None:
-    if changes:
-        tokens = some_tokens(1, 16)
-        assert not torch.allclose(model(**changes)(tokens), model()(tokens))
+    tokens = some_tokens(1, 16)
+    assert not torch.allclose(model(**changes)(tokens), model()(tokens))
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
@@ -139,9 +138,9 @@ def test_bf16_stays_close_and_the_logits_are_float32() -> None:
 
 # dynamo itself makes an instance of each autograd.Function
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("documents", [False, True])
-def test_it_compiles_in_one_graph(documents: bool) -> None:
-    gpt, tokens = model(**EVERYTHING), some_tokens(2, 16)
+@pytest.mark.parametrize(("documents", "depth"), [(False, 2), (True, 1)])
+def test_it_compiles_in_one_graph(documents: bool, depth: int) -> None:
+    gpt, tokens = model(**EVERYTHING, depth=depth), some_tokens(2, 16)
     given = torch.arange(16).div(5, rounding_mode="floor").expand(2, 16) if documents else None
     compiled = torch.compile(gpt.hidden, backend="aot_eager", fullgraph=True)
     grads = []

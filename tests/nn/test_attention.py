@@ -98,6 +98,18 @@ def test_a_float32_cache_keeps_its_precision_under_autocast() -> None:
     assert torch.equal(out, exact.bfloat16())
 
 
+@pytest.mark.usefixtures("path")
+def test_mixed_dtypes_under_autocast_have_gradients() -> None:
+    q, k, v = heads(1, 2, 2, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = attend(q, k, v.bfloat16(), mask=Mask.causal(9))
+    out.sum().backward()
+    assert out.dtype == torch.float32
+    exact = attend_reference(q, k, v, mask=Mask.causal(9))
+    torch.testing.assert_close(out, exact, atol=0.03, rtol=0.03)
+    assert all(x.grad is not None and x.grad.dtype == torch.float32 for x in (q, k, v))
+
+
 def test_the_fast_path_skips_what_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "BLOCK", 4)
     blocks = Mask.causal(12, window=3).blocks(12, 12, torch.zeros(()))

@@ -17,7 +17,13 @@ name: tiny
 seed: 7
 out: {out}
 tokenizer: lmkit.text.tokenizer.Byte
-model: {{class: lmkit_models.gpt2.GPT2, embedding_dim: 16, layers: 1, heads: 2, max_len: 16, dropout: 0.1}}
+model:
+  class: lmkit_models.gpt2.GPT2
+  embedding_dim: 16
+  layers: 1
+  heads: 2
+  max_len: 16
+  dropout: 0.1
 runner: {{class: lmkit.train.runner.BasicModelRunner, max_batch_size: 2, precision: fp32}}
 stages:
   - name: pretrain

@@ -1,4 +1,4 @@
-"""The gradient of a global batch is one and the same however it is cut: rows, ranks, out of memory."""
+"""The gradient of a global batch is the same however it is cut: micro-batches, ranks, memory."""
 
 from __future__ import annotations
 

@@ -1,0 +1,82 @@
+"""lmkit describe: what a class can be given: its arguments with types, defaults and docs."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import shutil
+import textwrap
+import types
+import typing
+from typing import TYPE_CHECKING, Any
+
+from lmkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lmkit.config import Parameter
+
+INDENT = " " * 4
+WIDEST = 100  # columns; longer lines are hard to read
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument(
+        "name", help="module.Class or a short name, such as lmkit_models.gpt.GPT or gpt"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the class's first paragraph, then an entry an argument."""
+    from lmkit.config import parameters, resolve
+
+    target = resolve(arguments.name)
+    if not callable(target):
+        raise ConfigError(
+            "it is neither a class nor a function", hint="write module.Class", at=arguments.name
+        )
+    print(f"{target.__module__}.{target.__qualname__}\n")
+    if about := first_paragraph(target):
+        print(_filled(about, ""), end="\n\n")
+    for parameter in parameters(target):
+        print(_headline(parameter))
+        if parameter.doc:
+            print(_filled(parameter.doc, INDENT))
+    return 0
+
+
+def first_paragraph(target: Any) -> str:
+    """The beginning of the docstring, on one line; empty if there is none."""
+    return " ".join((inspect.getdoc(target) or "").partition("\n\n")[0].split())
+
+
+def _headline(parameter: Parameter) -> str:
+    words = [parameter.name]
+    if parameter.annotation is not Any:
+        words.append(f": {_type_name(parameter.annotation)}")
+    if parameter.required:
+        words.append("  (needed)")
+    elif not parameter.inherited or parameter.default is not None:
+        words.append(f" = {parameter.default!r}")
+    return "".join(words)
+
+
+def _type_name(annotation: Any) -> str:
+    """`int | None`, `Literal['auto']`, `Tokenizer`: as it was written, without modules."""
+    if annotation is None or annotation is types.NoneType:
+        return "None"
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_type_name, inner))
+    if origin is typing.Literal:
+        return f"Literal[{', '.join(map(repr, inner))}]"
+    if inner and inspect.isclass(origin):
+        return f"{origin.__name__}[{', '.join(map(_type_name, inner))}]"
+    if annotation is Ellipsis:
+        return "..."
+    return annotation.__name__ if inspect.isclass(annotation) else str(annotation)
+
+
+def _filled(text: str, indent: str) -> str:
+    width = min(shutil.get_terminal_size().columns, WIDEST)
+    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent)

@@ -1,0 +1,172 @@
+"""preview: what an experiment will do, in numbers; trains nothing and writes nothing."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lmkit.config import Experiment, build
+from lmkit.errors import ConfigError, NumericError, PluginError
+from lmkit.lab.estimate import EFFICIENCY, matmul_rate
+from lmkit.lab.stage_preview import StageLook, StagePreview
+from lmkit.text import Batch
+from lmkit.train.accumulate import LossModule, accumulate
+from lmkit.train.precision import Precision, choose
+from lmkit.train.runner import LMRunnerBase
+from lmkit.train.world import World, pick_device
+
+
+@dataclass(frozen=True)
+class MicroStep:
+    """A forward and backward pass that was really made; `loss` is in nats a token."""
+
+    rows: int
+    tokens: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Preview:
+    """An experiment in numbers.
+
+    Attributes:
+        out: the run's folder.
+        device, precision: what it would be trained on, and in.
+        parts: parameters by role.
+        flops_per_token: of a forward and backward pass.
+        product_rate: FLOP/s of a matrix product, measured now.
+        rate: FLOP/s that training reaches: measured with `micro_step`, or a share of product_rate.
+    """
+
+    name: str
+    out: str
+    device: str
+    precision: str
+    model: str
+    max_len: int
+    vocabulary: int
+    parts: dict[str, int]
+    parameters: int
+    flops_per_token: int
+    product_rate: float
+    rate: float
+    micro_step: MicroStep | None
+    stages: tuple[StagePreview, ...]
+
+    def seconds(self, stage: StagePreview) -> float | None:
+        """How long a stage trains; its evaluations come on top."""
+        return None if stage.tokens is None else stage.tokens * self.flops_per_token / self.rate
+
+
+def preview(experiment: Experiment, *, run: bool = False) -> Preview:
+    """Build all that the experiment names, the model without its numbers, and work it out.
+
+    Args:
+        run: build the model in earnest too, and do a micro-step.
+
+    Raises:
+        LMKitError: what `lmkit train` would raise before its first step.
+        NumericError: the loss of the micro-step is not finite.
+    """
+    runner = _build_runner(experiment)
+    device = pick_device(runner.device)
+    precision = Precision(choose(runner.precision_policy, device), device)
+    product_rate = matmul_rate(device, precision.dtype)
+    mode = _make_model(runner)
+    model = runner.model
+    with tempfile.TemporaryDirectory(prefix="lmkit-check-") as cache:
+        look = StageLook(experiment, runner, mode, precision, Path(cache))
+        looks = [look.at(index) for index in range(len(experiment.stages))]
+        micro_step = _do_micro_step(experiment, looks[0][1]) if run else None
+    flops_per_token = model.flops_per_token(model.max_len)
+    rate = EFFICIENCY * product_rate
+    if micro_step is not None:
+        rate = micro_step.tokens * flops_per_token / micro_step.seconds
+    return Preview(
+        name=experiment.name,
+        out=experiment.out,
+        device=str(device),
+        precision=precision.name,
+        model=experiment.model.path,
+        max_len=model.max_len,
+        vocabulary=model.need_tokenizer().vocab_size,
+        parts={role: sum(p.numel() for p in some) for role, some in model.param_groups().items()},
+        parameters=model.parameter_count(),
+        flops_per_token=flops_per_token,
+        product_rate=product_rate,
+        rate=rate,
+        micro_step=micro_step,
+        stages=tuple(stage for stage, _ in looks),
+    )
+
+
+def _build_runner(experiment: Experiment) -> LMRunnerBase:
+    runner = build(experiment.runner, experiment=experiment)
+    if not isinstance(runner, LMRunnerBase):
+        raise ConfigError(
+            f"{experiment.runner.path} is no runner",
+            hint="derive it from lmkit.train.runner.LMRunnerBase",
+            at=experiment.runner.at,
+        )
+    return runner
+
+
+def _make_model(runner: LMRunnerBase) -> AbstractContextManager[Any]:
+    """Have the runner make its model of tensors without numbers, which cost no memory.
+
+    A model whose constructor or forward needs numbers is made in earnest.
+
+    Returns:
+        the mode to use the model in.
+    """
+    mode = FakeTensorMode()
+    try:
+        with mode:
+            runner.initialize(for_train=False)
+            runner.model.check()
+        return mode
+    except (PluginError, RuntimeError):  # if it is a fault of the model's own, it comes again
+        runner.initialize(for_train=False)
+        runner.model.check()
+        return nullcontext()
+
+
+def _do_micro_step(experiment: Experiment, batch: Batch) -> MicroStep:
+    """Forward and backward twice, with fewer rows if memory runs out; the faster one counts."""
+    runner = _build_runner(experiment)
+    torch.manual_seed(experiment.seed)
+    runner.initialize(for_train=False)
+    runner.model.check()
+    runner.micro_batch.choose(batch.width, len(batch))
+    device = runner.world.device
+    module = LossModule(runner.model.train())
+
+    def work() -> MicroStep:
+        rows = runner.micro_batch.rows
+        started = time.perf_counter()
+        loss = accumulate(
+            module,
+            batch.rows(0, rows),
+            micro_batch=rows,
+            world=World(0, 1, device),
+            precision=runner.precision,
+            seed=experiment.seed,
+        )
+        nats = loss.total.item() / max(loss.count, 1)  # waits for the device
+        seconds = time.perf_counter() - started
+        runner.model.zero_grad()
+        return MicroStep(rows, rows * batch.width, nats, seconds)
+
+    done = [runner.micro_batch.fit(work, runner.model.zero_grad) for _ in range(2)]
+    if not math.isfinite(done[-1].loss):
+        raise NumericError("the loss of the first micro-step is not finite", hint="look at the model")
+    return min(done, key=lambda step: step.seconds / step.tokens)

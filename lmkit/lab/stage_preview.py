@@ -1,0 +1,228 @@
+"""stage_preview: what one stage will do, in numbers; trains nothing and writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from lmkit.config import Experiment, Stage, build
+from lmkit.data import InMemory, Source, prepare
+from lmkit.errors import ConfigError, DataError
+from lmkit.lab.estimate import Memory, estimate_memory
+from lmkit.lab.peek import Peek, peek
+from lmkit.optim import OptimizerSet
+from lmkit.prompts import Prompt
+from lmkit.text import Batch, Tokenizer
+from lmkit.train.loading import find_checkpoint
+from lmkit.train.precision import Precision
+from lmkit.train.runner import LMRunnerBase
+from lmkit.train.stage_run import StageData, StageRun, freeze, report_notes
+from lmkit.train.world import World
+
+RATE_POINTS = 60  # places at which the schedule is looked at
+SHOWN_ROWS = 3
+# Of a source that does not tell its size; a small share, so that 0.1 epochs of it are some rows.
+UNKNOWN_SHARE = 1e-6
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Tokens of a row that are all trained, or all not, as text."""
+
+    text: str
+    trained: bool
+
+
+@dataclass(frozen=True)
+class OptimizerPreview:
+    """An optimizer of a stage, its share of the model, and its rate where the schedule is at 1."""
+
+    label: str
+    parameters: int
+    tensors: int
+    rate: float | None
+
+
+@dataclass(frozen=True)
+class StagePreview:
+    """A stage in numbers, for a single rank.
+
+    Attributes:
+        data: what its source says of itself.
+        available: the data lies on this disk.
+        data_tokens: of its training text; None where nothing tells.
+        counted: data_tokens, and epochs or steps with it, are counted and not estimated from the
+            beginning of the text.
+        steps: None, like tokens and epochs, where they follow from a size that is not known.
+        tokens: of the whole stage.
+        width: positions of a row.
+        micro_batch: rows that go through the model at once.
+        micro_steps: how often they do for a step.
+        schedule: the factor on the learning rates, at equal distances.
+        rows: the beginning of the first batch; none where the data is not here.
+        memory: at most so much at once.
+    """
+
+    name: str
+    data: str
+    available: bool
+    data_tokens: int | None
+    counted: bool
+    steps: int | None
+    tokens: int | None
+    epochs: float | None
+    width: int
+    batch_rows: int
+    batch_tokens: int
+    micro_batch: int
+    micro_steps: int
+    optimizers: tuple[OptimizerPreview, ...]
+    schedule: tuple[float, ...]
+    rows: tuple[tuple[Passage, ...], ...]
+    memory: Memory
+
+
+class StageLook:
+    """Looks at the stages of one experiment, with one model.
+
+    Args:
+        runner: initialised; its model may be without numbers.
+        mode: what the model was made in.
+        cache: where to tokenise some text; may be deleted afterwards.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        runner: LMRunnerBase,
+        mode: AbstractContextManager[Any],
+        precision: Precision,
+        cache: Path,
+    ) -> None:
+        self.experiment = experiment
+        self.runner = runner
+        self.mode = mode
+        self.precision = precision
+        self.cache = cache
+        self._memory: dict[Any, Memory] = {}
+
+    def at(self, index: int) -> tuple[StagePreview, Batch]:
+        """The stage `index`, and a first micro-batch; a made-up one where the data is not here.
+
+        Raises:
+            ConfigError, DataError: what `lmkit train` would raise at the stage's beginning.
+        """
+        stage = self.experiment.stages[index]
+        model, tokenizer = self.runner.model, self.runner.model.need_tokenizer()
+        self._check_beginning(stage, index)
+        source = build(stage.data, folder=self.experiment.folder)
+        described, available = source.describe(), source.available()
+        seen = self._peek(source, stage) if available else self._stand_in(tokenizer)
+        # held-out rows, which are not looked at, must be there
+        data = StageData(seen.store, seen.store, fingerprint="")
+        run = StageRun.open(self.experiment, index, data, model, seen.share or UNKNOWN_SHARE)
+        freeze(model, stage.freeze)
+        with self.mode:
+            optimizers = self.runner.construct_optimizer(model, run)
+        self.runner.micro_batch.choose(run.plan.width, run.plan.rows_per_batch)
+        rows = self.runner.micro_batch.rows
+        batch = run.first_batch(World(0, 1, self.precision.device)).rows(0, rows)
+        sized = seen.share is not None
+        decoded = [passages(batch, row, tokenizer) for row in range(min(rows, SHOWN_ROWS))]
+        return StagePreview(
+            name=stage.name,
+            data=described,
+            available=available,
+            data_tokens=seen.tokens,
+            counted=seen.share == 1.0,
+            steps=run.plan.steps if sized or stage.epochs is None else None,
+            tokens=run.plan.tokens if sized or stage.epochs is None else None,
+            epochs=run.plan.epochs if sized else stage.epochs,
+            width=run.plan.width,
+            batch_rows=run.plan.rows_per_batch,
+            batch_tokens=run.plan.batch_tokens,
+            micro_batch=rows,
+            micro_steps=-(-run.plan.rows_per_batch // rows),
+            optimizers=tuple(_optimizer_previews(optimizers, stage.lr_scale)),
+            schedule=tuple(_factors(run)),
+            rows=tuple(decoded) if available else (),
+            memory=self._estimate(optimizers, rows, isolated=batch.documents is not None),
+        ), batch
+
+    def _check_beginning(self, stage: Stage, index: int) -> None:
+        """Make sure that the held-out source and the weights to start from are there."""
+        if stage.validation is not None:
+            build(stage.validation, folder=self.experiment.folder).describe()
+        before = [earlier.name for earlier in self.experiment.stages[:index]]
+        if stage.init_from is not None and stage.init_from not in before:
+            find_checkpoint(stage.init_from, for_inference=True)
+
+    def _peek(self, source: Source, stage: Stage) -> Peek:
+        seen = peek(
+            source,
+            self.runner.model.need_tokenizer(),
+            include_prompts=stage.include_prompts,
+            max_len=self.runner.model.max_len,
+            cache=self.cache,
+        )
+        if not seen.store.token_count:
+            raise DataError("there is no training text", at=f"stage '{stage.name}', {stage.data.path}")
+        report_notes(stage.name, seen.store.notes)
+        return seen
+
+    def _stand_in(self, tokenizer: Tokenizer) -> Peek:
+        """A row of numbers, in words, where there is no text yet."""
+        max_len = self.runner.model.max_len
+        source = InMemory([Prompt(text=" ".join(map(str, range(2 * max_len))))], holdout=0.0)
+        options: dict[str, Any] = {"max_len": max_len, "cache": self.cache, "progress": False}
+        return Peek(prepare(source, tokenizer, "train", **options), share=None)
+
+    def _estimate(self, optimizers: OptimizerSet, rows: int, *, isolated: bool) -> Memory:
+        """The memory; stages that differ in rates only are rehearsed once."""
+        kinds = tuple((each.class_name, str(each.names)) for each in optimizers.members)
+        key = (kinds, rows, isolated)
+        if key not in self._memory:
+            with self.mode:
+                self._memory[key] = estimate_memory(
+                    self.runner.model, optimizers, rows, isolated, self.precision
+                )
+        return self._memory[key]
+
+
+def passages(batch: Batch, row: int, tokenizer: Tokenizer) -> tuple[Passage, ...]:
+    """A row as text, cut where training begins and ends; its padding is left out."""
+    ids = [int(batch.inputs[row, 0]), *batch.targets[row].tolist()]
+    trained = [False, *(batch.weights[row] != 0).tolist()]
+    stop = len(ids)
+    while stop > 1 and ids[stop - 1] == tokenizer.eos and not trained[stop - 1]:
+        stop -= 1
+    pairs = zip(trained[:stop], ids[:stop], strict=True)
+    return tuple(
+        Passage(tokenizer.decode(token for _, token in group), is_trained)
+        for is_trained, group in groupby(pairs, key=lambda pair: pair[0])
+    )
+
+
+def _optimizer_previews(optimizers: OptimizerSet, scale: float) -> list[OptimizerPreview]:
+    rates = optimizers.rates
+    return [
+        OptimizerPreview(
+            label=member.label,
+            parameters=sum(p.numel() for _, p in member.named()),
+            tensors=sum(1 for _ in member.named()),
+            rate=rates[member.label] * scale if member.label in rates else None,
+        )
+        for member in optimizers.members
+    ]
+
+
+def _factors(run: StageRun) -> Sequence[float]:
+    """The schedule where the steps are, at RATE_POINTS of them, or all."""
+    steps = run.plan.steps
+    points = min(RATE_POINTS, steps)
+    places = [round(i * (steps - 1) / max(points - 1, 1)) for i in range(points)]
+    return [float(run.schedule(step / steps)) for step in places]
