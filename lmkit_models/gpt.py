@@ -2,7 +2,8 @@
 
 The recipe is nanochat's (github.com/karpathy/nanochat, gpt.py at 92d63d4), most of which comes from
 the speed runs of modded-nanogpt (github.com/KellerJordan/modded-nanogpt); the source of each trick
-stands beside its argument.
+stands beside its argument. Its smear and backout are left out: at depth 4 they gained nothing
+(after 0.8 M tokens of Python 1.678 bits per byte with them, 1.677 without).
 
 Shapes: B rows, T tokens, C width, H heads, Hkv key/value heads, D head width, V padded vocabulary.
 """
@@ -10,17 +11,14 @@ Shapes: B rows, T tokens, C width, H heads, Hkv key/value heads, D head width, V
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmkit.errors import ModelError
-from lmkit.model import LMBase, Loss, linear_cross_entropy
+from lmkit.model import Batch, LMBase, Loss, linear_cross_entropy
 from lmkit.nn import (
-    Cache,
     KVCache,
     Mask,
     activation_dtype,
@@ -32,7 +30,6 @@ from lmkit.nn import (
 )
 
 GATE_WIDTH = 12  # channels of x that decide how much of a value embedding a head takes
-SMEAR_WIDTH = 24  # channels of an embedding that decide how much of its neighbour it takes
 QK_GAIN = 1.2  # on normalised queries and keys each: sharper attention
 LONG, SHORT = "L", "S"
 
@@ -71,11 +68,8 @@ class GPT(LMBase):
         residual_scalars: a learned factor on the residual stream before each layer.
         embedding_scalars: a learned share of the first layer's input added before each layer (both
             modded-nanogpt's "x0 lambdas").
-        smear: a learned share of the token before is mixed into each embedding (modded-nanogpt).
-        backout: a learned share of the middle layer's stream is taken off again before the head
-            (modded-nanogpt).
-        zero_init: what writes into the residual stream starts at zero (muP, Yang et al., arXiv
-            2203.03466, appendix D.2); else small and uniform.
+        zero_init: what writes into the residual stream starts at zero (Fixup, Zhang et al., arXiv
+            1901.09321); else small and uniform.
         tied_head: the head shares the embedding's weight.
         pad_vocab_to: rows of embedding and head come in multiples of this, which matrix units like;
             the logits are cut back to the vocabulary.
@@ -102,8 +96,6 @@ class GPT(LMBase):
         value_embeddings: bool = True,
         residual_scalars: bool = True,
         embedding_scalars: bool = True,
-        smear: bool = True,
-        backout: bool = True,
         zero_init: bool = True,
         tied_head: bool = False,
         pad_vocab_to: int = 64,
@@ -135,8 +127,6 @@ class GPT(LMBase):
             self.head.weight = self.token_embedding.weight
         self.residual_scale = nn.Parameter(torch.empty(depth)) if residual_scalars else None
         self.embedding_scale = nn.Parameter(torch.empty(depth)) if embedding_scalars else None
-        self.smear = Smear(width) if smear else None
-        self.backout = nn.Parameter(torch.empty(())) if backout else None
         self.init_weights()
 
     @torch.no_grad()
@@ -160,11 +150,6 @@ class GPT(LMBase):
             self.residual_scale.copy_(torch.linspace(1.15, 1.05, depth))
         if self.embedding_scale is not None:
             self.embedding_scale.copy_(torch.linspace(0.20, 0.05, depth))
-        if self.smear is not None:
-            nn.init.uniform_(self.smear.gate.weight, 0.0, 0.02)
-            nn.init.zeros_(self.smear.scale)
-        if self.backout is not None:
-            nn.init.constant_(self.backout, 0.2)
 
     def forward(
         self, tokens: Tensor, cache: KVCache | None = None, documents: Tensor | None = None
@@ -179,7 +164,7 @@ class GPT(LMBase):
             return logits
         return self.logit_softcap * torch.tanh(logits / self.logit_softcap)
 
-    def loss(self, batch: Any) -> Loss:
+    def loss(self, batch: Batch) -> Loss:
         """The cross-entropy, without ever holding all logits."""
         total = linear_cross_entropy(
             self.hidden(batch.inputs, documents=batch.documents).flatten(0, 1),
@@ -197,19 +182,13 @@ class GPT(LMBase):
         """What the head reads: tokens (B, T) -> (B, T, C), normalised."""
         shared = self._shared(tokens, cache, documents)
         x = rms_norm(shared.look_up(self.token_embedding))
-        if self.smear is not None:
-            x = self.smear(x, cache, documents)
-        first = middle = x
+        first = x
         for i, block in enumerate(self.blocks):
             if self.residual_scale is not None:
                 x = self.residual_scale[i] * x
             if self.embedding_scale is not None:
                 x = x + self.embedding_scale[i] * first
             x = block(x, shared)
-            if i == len(self.blocks) // 2:
-                middle = x
-        if self.backout is not None:
-            x = x - self.backout * middle
         return rms_norm(x)
 
     def _shared(self, tokens: Tensor, cache: KVCache | None, documents: Tensor | None) -> Shared:
@@ -230,7 +209,7 @@ class GPT(LMBase):
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """Every parameter once: matrices (and gates) of the blocks, embeddings, value_embeddings,
-        head (tied or not), scalars (with the gate of `smear`)."""
+        head (tied or not), scalars."""
         roles = {"head.weight": "head", "token_embedding.weight": "embeddings"}
         if self.tied_head:  # one parameter, which has the embedding's name
             roles["token_embedding.weight"] = "head"
@@ -257,16 +236,14 @@ class GPT(LMBase):
             "value_embeddings": (0.15 * width * batch, (0.8, 0.995), 0.01),
             "residual_scale": (0.005 * batch, (0.8, 0.95), 0.05),
             "embedding_scale": (0.5 * batch, (0.96, 0.95), 0.0),
-            "smear.*": (0.2 * batch, (0.8, 0.95), 0.0),
-            "backout": (0.2 * batch, (0.8, 0.95), 0.0),
         }
         muon = {"class": "lmkit.optim.muon.Muon", "params": ["matrices"], "lr": 0.02 * batch}
         adamw = {"class": "torch.optim.AdamW", "eps": 1e-10, "fused": True}
-        words = [*self.param_groups(), *(name for name, _ in self.named_parameters())]
+        parts = {*self.param_groups(), *(name for name, _ in self.named_parameters())}
         return [muon | {"weight_decay": decay}] + [
             adamw | {"params": [part], "lr": rate, "betas": list(betas), "weight_decay": part_decay}
             for part, (rate, betas, part_decay) in table.items()
-            if any(fnmatchcase(word, part) for word in words)
+            if part in parts
         ]
 
     def flops_per_token(self, length: int) -> int:
@@ -352,28 +329,6 @@ class Attention(nn.Module):
         else:
             k, v, mask = shared.cache.append(self.layer, k, v, self.window)
         return self.out(attend(q, k, v, mask=mask, scale=scale).transpose(1, 2).flatten(2))
-
-
-class Smear(nn.Module):
-    """Each embedding takes in a share of the one before it, in the same document."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gate = nn.Linear(min(SMEAR_WIDTH, width), 1, bias=False)
-        self.scale = nn.Parameter(torch.empty(()))
-
-    def forward(self, x: Tensor, cache: Cache | None, documents: Tensor | None) -> Tensor:
-        """x (B, T, C) -> (B, T, C)."""
-        before = torch.zeros_like(x[:, 0])
-        if cache is not None:
-            before = cache.recall("smear", before)
-            cache.remember("smear", x)
-        previous = torch.cat([before[:, None], x[:, :-1]], dim=1)
-        if documents is not None:
-            same = F.pad(documents[:, 1:] == documents[:, :-1], (1, 0))
-            previous = previous * same[..., None]
-        share = self.scale * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))
-        return x + share * previous
 
 
 def _round_up(number: int, multiple: int) -> int:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmkit.errors import ModelError
-from lmkit.model import LMBase, Loss, linear_cross_entropy
+from lmkit.model import Batch, LMBase, Loss, linear_cross_entropy
 from lmkit.nn import KVCache, Mask, activation_dtype, attend
 
 Init = Literal["gpt2", "xavier", "kaiming"]
@@ -88,7 +88,7 @@ class GPT2(LMBase):
         hidden = self.hidden(tokens, cache, documents)
         return self.head(hidden if cache is None else cache.last(hidden))
 
-    def loss(self, batch: Any) -> Loss:
+    def loss(self, batch: Batch) -> Loss:
         """The cross-entropy, without ever holding all logits."""
         total = linear_cross_entropy(
             self.hidden(batch.inputs, documents=batch.documents).flatten(0, 1),

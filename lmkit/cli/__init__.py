@@ -80,7 +80,7 @@ def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namesp
     # argparse takes `*` arguments in one run only: those behind an option are left over
     later = [word for word in left if "=" in word and not word.startswith("-")]
     if hasattr(arguments, "overrides"):
-        arguments.overrides += later
+        arguments.overrides = [*arguments.overrides, *later]
         left = [word for word in left if word not in later]
     if left:
         options = re.findall(r"--[\w-]+", arguments.parser.format_help())

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+
+from lmkit.cli.train import add_experiment, load
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("experiment", help="the YAML file")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="e.g. stages.pretrain.steps=50 seed=2"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="the same, as an option"
-    )
+    add_experiment(parser)
     parser.add_argument(
         "--run", action="store_true", help="do one real micro-step (forward, backward) as well"
     )
@@ -21,4 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Work the experiment out and print it; a mistake in it is an error, as it is of `train`."""
+    experiment = load(arguments)
+
+    from lmkit.cli.report import report
+    from lmkit.lab.preview import preview
+
+    found = preview(experiment, run=arguments.run)
+    if arguments.json:
+        seconds = {stage.name: found.seconds(stage) for stage in found.stages}
+        print(json.dumps({**asdict(found), "seconds": seconds}, indent=2, allow_nan=False))
+        return 0
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    print(report(found, colour=colour))
+    print(f"\nNothing is wrong with it: lmkit train {arguments.experiment}")
     return 0

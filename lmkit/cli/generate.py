@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from lmkit.errors import ConfigError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
@@ -35,15 +37,19 @@ def run(arguments: argparse.Namespace) -> int:
     from lmkit.train.loading import load_model
     from lmkit.train.world import pick_device
 
-    sampling = Sampling(
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        repetition_penalty=arguments.repetition_penalty,
-        max_new_tokens=arguments.max_new_tokens,
-        stop=tuple(arguments.stop),
-        seed=arguments.seed,
-    )
+    try:
+        sampling = Sampling(
+            temperature=arguments.temperature,
+            top_k=arguments.top_k,
+            top_p=arguments.top_p,
+            repetition_penalty=arguments.repetition_penalty,
+            max_new_tokens=arguments.max_new_tokens,
+            stop=tuple(arguments.stop),
+            seed=arguments.seed,
+        )
+    except ConfigError as error:
+        error.at = f"--{error.key.replace('_', '-')}"
+        raise
     prompts = [sys.stdin.read() if text == "-" else text for text in arguments.prompt or [""]]
     model = load_model(arguments.checkpoint, pick_device(arguments.device), arguments.trust_code)
     if len(prompts) == 1:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lmkit.config import Experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    parser.add_argument("experiment", help="the YAML file")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="e.g. stages.pretrain.steps=50 seed=2"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="the same, as an option"
-    )
+    add_experiment(parser)
     parser.add_argument(
         "--allow-change",
         action="append",
@@ -23,15 +21,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Train; structure errors are found before torch is imported."""
+def add_experiment(parser: argparse.ArgumentParser) -> None:
+    """Add the YAML and what is set over its values."""
+    parser.add_argument("experiment", help="the YAML file")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="e.g. stages.pretrain.steps=50 seed=2",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="the same, as an option"
+    )
+
+
+def load(arguments: argparse.Namespace) -> Experiment:
+    """The experiment that `add_experiment`'s arguments mean; imports no torch."""
     from lmkit.config import load_experiment
 
-    experiment = load_experiment(arguments.experiment, [*arguments.overrides, *arguments.set])
+    return load_experiment(arguments.experiment, [*arguments.overrides, *arguments.set])
 
-    from lmkit.config import build
 
-    runner = build(experiment.runner, experiment=experiment)
+def run(arguments: argparse.Namespace) -> int:
+    """Train; structure errors are found before torch is imported."""
+    experiment = load(arguments)
+
+    from lmkit.train.runner import build_runner
+
+    runner = build_runner(experiment)
     if not runner.fit(arguments.allow_change) and runner.world.is_main:
         print(
             f"{experiment.out} is finished: {runner.progress.step} steps. "

@@ -109,11 +109,20 @@ def _arguments(
         wanted = Any if parameter is None else parameter.annotation
         if value is None and parameter and not parameter.required and parameter.default is None:
             wanted = None  # `width: int = None`, as older code writes an Optional
+        if parameter is not None and isinstance(parameter.default, Spec):
+            value = _with_class(value, parameter.default.path)
         arguments[key] = coerce(value, wanted, at, prefix + key, make)
     for parameter in signature.parameters:
         if parameter.required and parameter.name not in {*arguments, *offered}:
             raise ConfigError(f"{label} needs {parameter.name!r}", hint=parameter.doc, at=table.at)
     return arguments
+
+
+def _with_class(value: Any, path: str) -> Any:
+    """Arguments alone, `runner: {max_batch_size: 4}`, are for the class that is the default."""
+    if not isinstance(value, Table) or "class" in value:
+        return value
+    return Table({"class": path, **value}, value.at, value.places)
 
 
 @dataclass(frozen=True)

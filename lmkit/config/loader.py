@@ -101,7 +101,7 @@ def _read(file: str, asked_at: Place, chain: tuple[str, ...]) -> Table:
         raise ConfigError(f"{file} extends itself", hint="break the circle", at=asked_at)
     table = _Reader(file).read(_read_text(file, asked_at))
     if table is None:
-        raise ConfigError("the file is empty", at=file)
+        raise ConfigError("the file is empty", hint="write name:, model:, ...", at=file)
     if not isinstance(table, Table):
         raise ConfigError(
             f"the file must be a mapping, not a {type(table).__name__}",
@@ -122,12 +122,12 @@ def _read_text(file: str, asked_at: Place) -> str:
     path = Path(file)
     try:
         if path.exists() and not path.is_file():
-            raise ConfigError(f"{file} is not a file", at=asked_at)
+            raise ConfigError(f"{file} is not a file", hint="name a YAML file", at=asked_at)
         with path.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         near = sorted(path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        hint = did_you_mean(path.name, [each.name for each in near])
+        hint = did_you_mean(path.name, [each.name for each in near]) or f"this is {os.getcwd()}"
         raise ConfigError(f"there is no file {file}", hint=hint, at=asked_at) from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error}", at=asked_at) from None
@@ -137,7 +137,8 @@ def _read_text(file: str, asked_at: Place) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise ConfigError("this is not UTF-8 text", at=Place(file, line)) from None
+        hint = "a YAML file is text"
+        raise ConfigError("this is not UTF-8", hint=hint, at=Place(file, line)) from None
 
 
 class _Reader:

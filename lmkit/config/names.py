@@ -123,19 +123,19 @@ def _import(name: str, at: object) -> ModuleType | None:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             return None
         said = f"module {name} needs {error.name or error!s}, which is not installed"
-        raise plugin_error(said, error, at) from error
+        raise plugin_error(said, error, at, "install it, or put it beside the YAML") from error
     except (Exception, SystemExit) as error:
         said = f"module {name} fails while importing: {type(error).__name__}: {error}"
-        raise plugin_error(said, error, at) from error
+        raise plugin_error(said, error, at, "mend it where its traceback ends") from error
 
 
-def plugin_error(what: str, error: BaseException, at: object) -> PluginError:
+def plugin_error(what: str, error: BaseException, at: object, hint: str = "") -> PluginError:
     """A PluginError that carries the plug-in's own part of the error's stack."""
     stack = error.__traceback__
     while stack is not None and _is_machinery(stack.tb_frame.f_code.co_filename):
         stack = stack.tb_next
     shown = "".join(traceback.format_exception(type(error), error, stack))
-    return PluginError(what, at=at, traceback=shown)
+    return PluginError(what, hint=hint, at=at, traceback=shown)
 
 
 def _is_machinery(file: str) -> bool:

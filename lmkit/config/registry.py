@@ -13,7 +13,7 @@ from lmkit.config.coerce import bind, check, coerce, place_error
 from lmkit.config.names import add_search_folder, load_module, plugin_error, register, resolve
 from lmkit.config.signature import Parameter, parameters
 from lmkit.config.spec import Place, Spec
-from lmkit.errors import LMKitError
+from lmkit.errors import ConfigError, LMKitError
 
 __all__ = [
     "Parameter",
@@ -67,4 +67,10 @@ def _construct(spec: Spec, offered: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:
         said = f"{spec.path} refuses: {type(error).__name__}: {error}"
+        if _is_torch(target):  # a value out of its range: no plug-in whose code could be mended
+            raise ConfigError(said, hint=f"see lmkit describe {spec.path}", at=spec.at) from error
         raise plugin_error(said, error, spec.at) from error
+
+
+def _is_torch(target: Any) -> bool:
+    return str(getattr(target, "__module__", "")).partition(".")[0] == "torch"

@@ -119,7 +119,7 @@ class FileSource(Source):
     def documents(self, split: Split) -> Iterator[Prompt]:
         if not any(file.path.stat().st_size for file in self.files):
             what = "the file is empty" if len(self.files) == 1 else "all files are empty"
-            raise DataError(what, at=self.files[0].path)
+            raise DataError(what, hint="name one with text", at=self.files[0].path)
         return split_documents(self.keyed_documents(), split, self.holdout)
 
     def fingerprint(self) -> str:
@@ -129,7 +129,8 @@ class FileSource(Source):
 
     def describe(self) -> str:
         size = sum(file.path.stat().st_size for file in self.files)
-        files = "1 file" if len(self.files) == 1 else f"{len(self.files):,} files"
+        one = len(self.files) == 1
+        files = self.files[0].name if one else f"{len(self.files):,} files"
         name = type(self).__name__
         return f"{name}: {files}, {size / 1e6:,.1f} MB, {self.holdout:.0%} held out"
 

@@ -56,7 +56,8 @@ class Sampling:
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
-            raise ConfigError(f"{name} is {getattr(self, name)!r}", hint=f"it must be {wanted}")
+            said = f"{name} is {getattr(self, name)!r}"
+            raise ConfigError(said, hint=f"it must be {wanted}", key=name)
 
 
 def sample(

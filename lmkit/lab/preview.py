@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lmkit.config import Experiment, build
-from lmkit.errors import ConfigError, NumericError, PluginError
+from lmkit.config import Experiment
+from lmkit.errors import NumericError, PluginError
 from lmkit.lab.estimate import EFFICIENCY, matmul_rate
 from lmkit.lab.stage_preview import StageLook, StagePreview
+from lmkit.model import LMBase
 from lmkit.text import Batch
 from lmkit.train.accumulate import LossModule, accumulate
 from lmkit.train.precision import Precision, choose
-from lmkit.train.runner import LMRunnerBase
+from lmkit.train.runner import LMRunnerBase, build_runner
 from lmkit.train.world import World, pick_device
 
 
@@ -77,14 +78,13 @@ def preview(experiment: Experiment, *, run: bool = False) -> Preview:
         LMKitError: what `lmkit train` would raise before its first step.
         NumericError: the loss of the micro-step is not finite.
     """
-    runner = _build_runner(experiment)
+    runner = build_runner(experiment)
     device = pick_device(runner.device)
     precision = Precision(choose(runner.precision_policy, device), device)
     product_rate = matmul_rate(device, precision.dtype)
-    mode = _make_model(runner)
-    model = runner.model
+    model, mode = _make_model(runner, device)
     with tempfile.TemporaryDirectory(prefix="lmkit-check-") as cache:
-        look = StageLook(experiment, runner, mode, precision, Path(cache))
+        look = StageLook(experiment, runner, model, mode, precision, Path(cache))
         looks = [look.at(index) for index in range(len(experiment.stages))]
         micro_step = _do_micro_step(experiment, looks[0][1]) if run else None
     flops_per_token = model.flops_per_token(model.max_len)
@@ -109,40 +109,32 @@ def preview(experiment: Experiment, *, run: bool = False) -> Preview:
     )
 
 
-def _build_runner(experiment: Experiment) -> LMRunnerBase:
-    runner = build(experiment.runner, experiment=experiment)
-    if not isinstance(runner, LMRunnerBase):
-        raise ConfigError(
-            f"{experiment.runner.path} is no runner",
-            hint="derive it from lmkit.train.runner.LMRunnerBase",
-            at=experiment.runner.at,
-        )
-    return runner
-
-
-def _make_model(runner: LMRunnerBase) -> AbstractContextManager[Any]:
+def _make_model(
+    runner: LMRunnerBase, device: torch.device
+) -> tuple[LMBase, AbstractContextManager[Any]]:
     """Have the runner make its model of tensors without numbers, which cost no memory.
 
     A model whose constructor or forward needs numbers is made in earnest.
 
     Returns:
-        the mode to use the model in.
+        the model, and the mode to use it in.
     """
     mode = FakeTensorMode()
     try:
-        with mode:
-            runner.initialize(for_train=False)
-            runner.model.check()
-        return mode
+        with mode, device:
+            model = runner._construct_model()
+            model.initialize(device)
+            model.check()
+        return model, mode
     except (PluginError, RuntimeError):  # if it is a fault of the model's own, it comes again
         runner.initialize(for_train=False)
         runner.model.check()
-        return nullcontext()
+        return runner.model, nullcontext()
 
 
 def _do_micro_step(experiment: Experiment, batch: Batch) -> MicroStep:
     """Forward and backward twice, with fewer rows if memory runs out; the faster one counts."""
-    runner = _build_runner(experiment)
+    runner = build_runner(experiment)
     torch.manual_seed(experiment.seed)
     runner.initialize(for_train=False)
     runner.model.check()

@@ -14,10 +14,12 @@ from lmkit.data import InMemory, Source, prepare
 from lmkit.errors import ConfigError, DataError
 from lmkit.lab.estimate import Memory, estimate_memory
 from lmkit.lab.peek import Peek, peek
+from lmkit.model import LMBase
 from lmkit.optim import OptimizerSet
 from lmkit.prompts import Prompt
 from lmkit.text import Batch, Tokenizer
 from lmkit.train.loading import find_checkpoint
+from lmkit.train.memory import MicroBatch
 from lmkit.train.precision import Precision
 from lmkit.train.runner import LMRunnerBase
 from lmkit.train.stage_run import StageData, StageRun, freeze, report_notes
@@ -90,7 +92,7 @@ class StageLook:
     """Looks at the stages of one experiment, with one model.
 
     Args:
-        runner: initialised; its model may be without numbers.
+        model: may be without numbers.
         mode: what the model was made in.
         cache: where to tokenise some text; may be deleted afterwards.
     """
@@ -99,15 +101,19 @@ class StageLook:
         self,
         experiment: Experiment,
         runner: LMRunnerBase,
+        model: LMBase,
         mode: AbstractContextManager[Any],
         precision: Precision,
         cache: Path,
     ) -> None:
         self.experiment = experiment
         self.runner = runner
+        self.model = model
+        self.tokenizer = model.need_tokenizer()
         self.mode = mode
         self.precision = precision
         self.cache = cache
+        self.micro_batch = MicroBatch(runner.max_batch_size, precision.device)
         self._memory: dict[Any, Memory] = {}
 
     def at(self, index: int) -> tuple[StagePreview, Batch]:
@@ -117,22 +123,21 @@ class StageLook:
             ConfigError, DataError: what `lmkit train` would raise at the stage's beginning.
         """
         stage = self.experiment.stages[index]
-        model, tokenizer = self.runner.model, self.runner.model.need_tokenizer()
         self._check_beginning(stage, index)
         source = build(stage.data, folder=self.experiment.folder)
         described, available = source.describe(), source.available()
-        seen = self._peek(source, stage) if available else self._stand_in(tokenizer)
+        seen = self._peek(source, stage) if available else self._stand_in()
         # held-out rows, which are not looked at, must be there
         data = StageData(seen.store, seen.store, fingerprint="")
-        run = StageRun.open(self.experiment, index, data, model, seen.share or UNKNOWN_SHARE)
-        freeze(model, stage.freeze)
+        run = StageRun.open(self.experiment, index, data, self.model, seen.share or UNKNOWN_SHARE)
+        freeze(self.model, stage.freeze)
         with self.mode:
-            optimizers = self.runner.construct_optimizer(model, run)
-        self.runner.micro_batch.choose(run.plan.width, run.plan.rows_per_batch)
-        rows = self.runner.micro_batch.rows
+            optimizers = self.runner.construct_optimizer(self.model, run)
+        self.micro_batch.choose(run.plan.width, run.plan.rows_per_batch)
+        rows = self.micro_batch.rows
         batch = run.first_batch(World(0, 1, self.precision.device)).rows(0, rows)
         sized = seen.share is not None
-        decoded = [passages(batch, row, tokenizer) for row in range(min(rows, SHOWN_ROWS))]
+        decoded = [passages(batch, row, self.tokenizer) for row in range(min(rows, SHOWN_ROWS))]
         return StagePreview(
             name=stage.name,
             data=described,
@@ -164,9 +169,9 @@ class StageLook:
     def _peek(self, source: Source, stage: Stage) -> Peek:
         seen = peek(
             source,
-            self.runner.model.need_tokenizer(),
+            self.tokenizer,
             include_prompts=stage.include_prompts,
-            max_len=self.runner.model.max_len,
+            max_len=self.model.max_len,
             cache=self.cache,
         )
         if not seen.store.token_count:
@@ -174,12 +179,12 @@ class StageLook:
         report_notes(stage.name, seen.store.notes)
         return seen
 
-    def _stand_in(self, tokenizer: Tokenizer) -> Peek:
+    def _stand_in(self) -> Peek:
         """A row of numbers, in words, where there is no text yet."""
-        max_len = self.runner.model.max_len
+        max_len = self.model.max_len
         source = InMemory([Prompt(text=" ".join(map(str, range(2 * max_len))))], holdout=0.0)
         options: dict[str, Any] = {"max_len": max_len, "cache": self.cache, "progress": False}
-        return Peek(prepare(source, tokenizer, "train", **options), share=None)
+        return Peek(prepare(source, self.tokenizer, "train", **options), share=None)
 
     def _estimate(self, optimizers: OptimizerSet, rows: int, *, isolated: bool) -> Memory:
         """The memory; stages that differ in rates only are rehearsed once."""
@@ -188,7 +193,7 @@ class StageLook:
         if key not in self._memory:
             with self.mode:
                 self._memory[key] = estimate_memory(
-                    self.runner.model, optimizers, rows, isolated, self.precision
+                    self.model, optimizers, rows, isolated, self.precision
                 )
         return self._memory[key]
 

@@ -16,7 +16,8 @@ import tiktoken
 import torch
 from torch import Tensor, nn
 
-from lmkit.errors import ModelError
+from lmkit.config.names import plugin_error
+from lmkit.errors import LMKitError, ModelError
 from lmkit.inference.sampling import Sampling
 from lmkit.model import generate as generation
 from lmkit.model.losses import Loss, token_loss
@@ -299,12 +300,20 @@ class LMBase(nn.Module):
         Raises:
             ModelError: as `logits`. Token 0 is in every vocabulary, so that a tokenizer bigger than
                 the model's embedding is told by its logits and not by an index error.
+            PluginError: `forward` fails; holds its traceback.
         """
         if self._checked:
             return
         tokens = torch.zeros(1, min(2, self.max_len), dtype=torch.long, device=self.device)
-        with torch.no_grad(), self.evaluating():
-            self.logits(tokens)
+        try:
+            with torch.no_grad(), self.evaluating():
+                self.logits(tokens)
+        except LMKitError:
+            raise
+        except Exception as error:
+            name = f"{type(self).__module__}.{type(self).__qualname__}"
+            said = f"{name}.forward fails on {tokens.numel()} tokens: {type(error).__name__}: {error}"
+            raise plugin_error(said, error, None, "mend it where its traceback ends") from error
         self._checked = True
 
     def _check_shape(self, logits: object, tokens: Tensor, cached: bool) -> None:

@@ -9,7 +9,7 @@ Shapes: B rows, T new tokens, S slots, H key/value heads, D head width, C channe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from lmkit.nn.attention import Mask
 
 
 class Cache:
-    """The rows' lengths, and named states (one vector a row) such as a recurrent layer keeps.
+    """The rows' lengths, and where their new tokens stand.
 
     Args:
         batch_size: rows, B.
@@ -35,7 +35,6 @@ class Cache:
         self.lengths = [0] * batch_size
         self.counts = [0] * batch_size
         self.positions = torch.zeros(batch_size, 0, dtype=torch.long, device=self.device)
-        self.states: dict[str, Tensor] = {}
 
     def begin(self, counts: Sequence[int]) -> None:
         """Open a forward over `counts[b]` new tokens of row b, padded to T = max(counts).
@@ -62,12 +61,10 @@ class Cache:
         self.lengths = [n + count for n, count in zip(self.lengths, self.counts, strict=True)]
         self.counts = [0] * len(self.lengths)
 
-    def reset(self, rows: Iterable[int]) -> None:
+    def reset(self, rows: Sequence[int]) -> None:
         """Forget these rows, as if nothing had been read."""
         for row in rows:
             self.lengths[row] = 0
-            for state in self.states.values():
-                state[row] = 0
 
     def last(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, 1, C): what stands at each row's last real new token."""
@@ -75,6 +72,19 @@ class Cache:
             return x[:, -1:]
         index = torch.tensor([max(count - 1, 0) for count in self.counts], device=x.device)
         return x.gather(1, index[:, None, None].expand(-1, 1, x.shape[2]))
+
+
+class StateCache(Cache):
+    """For recurrent models: named states, one vector a row each, so a row may grow without end."""
+
+    def __init__(self, batch_size: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(batch_size, None, device)
+        self.states: dict[str, Tensor] = {}
+
+    def reset(self, rows: Sequence[int]) -> None:
+        super().reset(rows)
+        for state in self.states.values():
+            state[list(rows)] = 0
 
     def recall(self, name: str, like: Tensor) -> Tensor:
         """The state kept under `name`, (B, C); zeros of the shape and dtype of `like` at first."""
@@ -87,13 +97,6 @@ class Cache:
             moved = torch.tensor(self.counts, device=x.device)[:, None] > 0
             new = torch.where(moved, new, self.recall(name, new))
         self.states[name] = new.clone()
-
-
-class StateCache(Cache):
-    """For recurrent models: states only, so a row may grow without end."""
-
-    def __init__(self, batch_size: int, device: torch.device | str = "cpu") -> None:
-        super().__init__(batch_size, None, device)
 
 
 class KVCache(Cache):

@@ -237,6 +237,16 @@ class Tiktoken(Tokenizer):
     def vocab_size(self) -> int:
         return self.encoding.n_vocab
 
+    @property
+    def n_vocab(self) -> int:
+        """`vocab_size` by tiktoken's name, for models written against an Encoding."""
+        return self.encoding.n_vocab
+
+    @property
+    def eot_token(self) -> int:
+        """`eos` by tiktoken's name."""
+        return self.eos
+
     def settings(self) -> dict[str, Any]:
         return {
             "ranks": RANKS_FILE,

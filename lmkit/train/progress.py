@@ -34,6 +34,7 @@ class Progress:
         stage_step: optimizer steps done in it.
         position: rows of its stream that are consumed, over all ranks. Not steps times rows: the
             batch size may change on resume.
+        validated_samples: by `validate`, which a caller drives by hand.
         overall: sums since the run began; `overall.steps` is the global step.
         stages: sums by stage name.
     """
@@ -41,6 +42,7 @@ class Progress:
     stage_index: int = 0
     stage_step: int = 0
     position: int = 0
+    validated_samples: int = 0
     overall: Tally = field(default_factory=Tally)
     stages: dict[str, Tally] = field(default_factory=dict)
 

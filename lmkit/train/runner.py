@@ -12,7 +12,21 @@ from lmkit.model import LMBase
 from lmkit.train.loading import build_model
 from lmkit.train.runner_base import LMRunnerBase
 
-__all__ = ["BasicModelRunner", "LMRunnerBase"]
+__all__ = ["BasicModelRunner", "LMRunnerBase", "build_runner"]
+
+
+def build_runner(experiment: Experiment) -> LMRunnerBase:
+    """The runner that an experiment names.
+
+    Raises:
+        ConfigError: a key of it is wrong, or it is no runner.
+    """
+    spec = experiment.runner
+    runner = build(spec, experiment=experiment)
+    if not isinstance(runner, LMRunnerBase):
+        hint = "derive it from lmkit.train.runner.LMRunnerBase"
+        raise ConfigError(f"{spec.path} is no runner", hint=hint, at=spec.at)
+    return runner
 
 
 class BasicModelRunner(LMRunnerBase):
@@ -37,11 +51,13 @@ class BasicModelRunner(LMRunnerBase):
             # part of the experiment from here on, so that a checkpoint builds the same model
             experiment = replace(experiment, model=experiment.model.with_args(**overrides))
         super().__init__(max_batch_size=max_batch_size, experiment=experiment, **settings)
-        if (model_class is None) == (experiment is None):
+        if model_class is None and experiment is None:
             raise ConfigError(
-                "BasicModelRunner needs a model class or an experiment, and not both",
-                hint="in a YAML, name the class under model:",
+                f"{type(self).__qualname__} was given neither a model class nor an experiment",
+                hint="its __init__ must declare experiment=None and hand it on",
             )
+        if model_class is not None and experiment is not None:
+            raise ConfigError("an experiment names its own model", hint="leave out model_class:")
         self.model_class = model_class
         self.overrides = dict(overrides or {})
 

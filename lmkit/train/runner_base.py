@@ -18,13 +18,14 @@ import torch
 
 from lmkit.config import Experiment
 from lmkit.data import BatchStream
-from lmkit.errors import ConfigError, NumericError, Stopped
+from lmkit.errors import ConfigError, LMKitError, NumericError, Stopped, did_you_mean
 from lmkit.evals.bits_per_byte import bits_per_byte
 from lmkit.inference import Sampling
 from lmkit.model import LMBase, TrainResult
 from lmkit.model.results import Predictions
 from lmkit.optim import OptimizerSet
 from lmkit.text import Batch
+from lmkit.train.allocator import keep_freed_memory
 from lmkit.train.checkpoint import (
     Checkpoint,
     CheckpointContents,
@@ -109,9 +110,11 @@ class LMRunnerBase(ABC):
                 which beat `parameters`.
 
         Raises:
+            ModelError: the model's logits are of a wrong shape, or too few for its tokenizer.
             CheckpointError: the checkpoint is damaged or of another architecture.
         """
         torch.use_deterministic_algorithms(self.deterministic)
+        keep_freed_memory()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         self.world = World.from_environment(self.device if device is None else device)
@@ -119,6 +122,7 @@ class LMRunnerBase(ABC):
         saved = checkpoint.model_arguments if checkpoint else {}
         self.model = self._construct_model(**{**parameters, **saved}).to(self.world.device)
         self.model.initialize(self.world.device)
+        self._check_model()
         if checkpoint:
             checkpoint.load_weights(self.model)
         name = choose(self.precision_policy, self.world.device)
@@ -159,8 +163,20 @@ class LMRunnerBase(ABC):
         predictions = Predictions(len(batch), lambda: self.model.predict(batch))
         return TrainResult(predictions, step.loss.total, step.loss.count)
 
-    def validate(self, prompts: Sequence[Any], include_prompts: bool = True) -> TrainResult:
-        """The loss on `prompts`, without gradients; trains nothing and counts nothing."""
+    def validate(
+        self,
+        prompts: Sequence[Any],
+        actual_samples_read: int | None = None,
+        include_prompts: bool = True,
+    ) -> TrainResult:
+        """The loss on `prompts`, without gradients; trains nothing.
+
+        Args:
+            actual_samples_read: what to count as validated where a prompt stands for several.
+            include_prompts: measure the prompts' tokens too.
+        """
+        samples = len(prompts) if actual_samples_read is None else actual_samples_read
+        self.progress.validated_samples += samples
         with torch.no_grad(), self.model.evaluating(), self.precision.autocast():
             return self.model.train_prompts(prompts, include_prompts)
 
@@ -211,13 +227,15 @@ class LMRunnerBase(ABC):
         self.folder = RunFolder(self.experiment, allow_change)
         with ExitStack() as stack:
             self.stop = stack.enter_context(StopFlag())
-            if self.world.is_main:
-                stack.enter_context(self.folder.lock())
             # before the ranks connect: no collective waits for a tokenizer
             data = [
                 prepare_stage_data(self.experiment, stage, self.model)
                 for stage in self.experiment.stages
             ]
+            for index, each in enumerate(data):
+                self._rehearse(index, each)
+            if self.world.is_main:
+                stack.enter_context(self.folder.lock())
             self.world.connect()
             stack.callback(self.world.disconnect)
             resume = self._begin()
@@ -331,6 +349,24 @@ class LMRunnerBase(ABC):
             self.folder.write_experiment()
         return resume
 
+    def _check_model(self) -> None:
+        try:
+            self.model.check()
+        except LMKitError as error:
+            if self.experiment is not None:
+                error.at = error.at or self.experiment.model.at
+            raise
+
+    def _rehearse(self, index: int, data: StageData) -> None:
+        """Open a stage for a look: its errors are due before anything is written, not at night."""
+        assert self.experiment is not None
+        stage = self.experiment.stages[index]
+        freeze(self.model, stage.freeze)
+        run = StageRun.open(self.experiment, index, data, self.model)
+        self.construct_optimizer(self.model, run)
+        if stage.init_from and stage.init_from not in [s.name for s in self.experiment.stages]:
+            self.folder.find_weights(stage.init_from)
+
     def _open_stage(self, index: int, data: StageData, resume: Checkpoint | None) -> StageRun:
         assert self.experiment is not None
         stage = self.experiment.stages[index]
@@ -383,6 +419,11 @@ class LMRunnerBase(ABC):
         name = run.stage.checkpoint.best
         if name is None:
             return
+        if name not in metrics:
+            raise ConfigError(
+                f"stage '{run.stage.name}': no best to keep, {name!r} is not measured",
+                hint=did_you_mean(name, metrics) or f"measured: {', '.join(metrics) or 'nothing'}",
+            )
         best = self.checkpoints.best_entry()
         if best is None or metrics[name] < (best.metrics[name] or math.inf):
             self.save_checkpoint(run, metrics)

@@ -76,7 +76,7 @@ def test_a_plugin_that_lacks_a_package_is_not_itself_missing(plugin: Write) -> N
     with pytest.raises(PluginError) as caught:
         resolve(f"{name}.X", at="x.yaml:7")
     said = f"x.yaml:7: module {name} needs no_such_package_anywhere, which is not installed"
-    assert str(caught.value) == said
+    assert str(caught.value) == f"{said}; install it, or put it beside the YAML"
     assert f"{name}.py" in caught.value.traceback
     assert "importlib" not in caught.value.traceback
 

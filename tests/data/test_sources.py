@@ -101,7 +101,7 @@ class TestTextFiles:
 
     def test_description(self, tmp_path: Path) -> None:
         write(tmp_path / "x.txt", "a" * 1_500_000)
-        assert TextFiles(str(tmp_path)).describe() == "TextFiles: 1 file, 1.5 MB, 5% held out"
+        assert TextFiles(str(tmp_path)).describe() == "TextFiles: x.txt, 1.5 MB, 5% held out"
 
 
 class TestJsonLines:

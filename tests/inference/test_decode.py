@@ -104,7 +104,7 @@ def test_the_context_is_as_long_as_the_rule_says(length: int, max_len: int) -> N
 @pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("model", [ATTENDING, COUNTING])
 @given(prompts=st.lists(prompt, min_size=1, max_size=4))
-@settings(max_examples=8)
+@settings(max_examples=15)
 def test_greedy_equals_the_plain_loop(
     model: nn.Module, cache: bool, prompts: list[list[int]]
 ) -> None:
@@ -115,7 +115,7 @@ def test_greedy_equals_the_plain_loop(
 
 @pytest.mark.parametrize("model", [ATTENDING, COUNTING])
 @given(prompts=st.lists(prompt, min_size=1, max_size=4), seed=st.integers(0, 99))
-@settings(max_examples=8)
+@settings(max_examples=15)
 def test_cached_and_uncached_draw_the_same(
     model: nn.Module, prompts: list[list[int]], seed: int
 ) -> None:
@@ -129,7 +129,7 @@ def test_cached_and_uncached_draw_the_same(
 @given(
     first=prompt, others=st.lists(prompt, min_size=1, max_size=3), stop=st.sets(st.integers(0, 5))
 )
-@settings(max_examples=8)
+@settings(max_examples=15)
 def test_a_row_does_not_depend_on_its_neighbours(
     cache: bool, first: list[int], others: list[list[int]], stop: set[int]
 ) -> None:

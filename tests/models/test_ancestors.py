@@ -20,7 +20,7 @@ from lmkit.train.runner import BasicModelRunner
 
 # The shape of a model in LMPlay's docs/models.md: two calls to the base with its own names, a
 # tiktoken Encoding of its own, and a cache that is a list of [k, v], one a layer.
-LMPLAY_MODEL = '''
+LMPLAY_MODEL = """
 import tiktoken
 import torch
 from lmplay.base.base_model import LMBase
@@ -74,7 +74,7 @@ class MyModel(LMBase):
         if cache is None:
             return self.fc(x)
         return self.fc(x[:, -1:, :]), cache
-'''
+"""
 SAMPLES = [
     {"prompt": "What is a byte?", "truth": " Eight bits."},
     {"prompt": "And a nibble, which is smaller?", "truth": " Half a byte."},
@@ -165,7 +165,7 @@ def test_the_basic_runner_needs_no_yaml(my_model: Any, tmp_path: Path) -> None:
 
 
 # As in pytorch_template's configs: a bare string for a class in the model.py beside the file.
-TEMPLATE_MODEL = '''
+TEMPLATE_MODEL = """
 from torch import nn
 
 from lmkit import LMBase
@@ -181,7 +181,7 @@ class MLP(LMBase):
 
     def forward(self, x):
         return self.net(x)
-'''
+"""
 TEMPLATE_YAML = """
 name: template
 out: {out}

@@ -30,26 +30,11 @@ SMALL: dict[str, Any] = {
     "window": 5,
     "max_len": 16,
 }
-# What else to try of a model's choices; without an entry it is tried as it comes.
+# What else to try of a model's choices. Every model is tried as it comes, too, and, where it has
+# switches (bool arguments), with all of them turned over.
 CHOICES: dict[str, list[dict[str, Any]]] = {
-    "GPT": [
-        {"depth": 3, "window_pattern": "SL", "kv_heads": 1},
-        {
-            "qk_norm": False,
-            "logit_softcap": None,
-            "value_embeddings": False,
-            "residual_scalars": False,
-            "embedding_scalars": False,
-            "smear": False,
-            "backout": False,
-            "zero_init": False,
-            "tied_head": True,
-        },
-    ],
-    "GPT2": [
-        {"tied": False, "bias": False, "init": "xavier", "intermediate_size": 40},
-        {"init": "kaiming", "vocab_size": 300},
-    ],
+    "GPT": [{"depth": 3, "window_pattern": "SL", "kv_heads": 1}, {"logit_softcap": None}],
+    "GPT2": [{"init": "xavier", "intermediate_size": 40}, {"init": "kaiming", "vocab_size": 300}],
     "MLP": [{"layers": 1, "window": 1}],
     "GRULM": [{"layers": 1}],
 }
@@ -64,8 +49,11 @@ def zoo() -> list[Any]:
         for name, cls in vars(importlib.import_module(module.name)).items():
             own = inspect.isclass(cls) and cls.__module__ == module.name
             if own and issubclass(cls, LMBase):
-                for number, choices in enumerate([{}, *CHOICES.get(name, [])]):
-                    cases.append(pytest.param((cls, choices), id=f"{name}-{number}"))
+                declared = inspect.signature(cls).parameters.values()
+                switched = {p.name: not p.default for p in declared if isinstance(p.default, bool)}
+                choices = [{}, *CHOICES.get(name, [])] + ([switched] if switched else [])
+                for number, choice in enumerate(choices):
+                    cases.append(pytest.param((cls, choice), id=f"{name}-{number}"))
     return cases
 
 
@@ -166,9 +154,7 @@ def test_packed_loss_is_the_sum_of_its_samples(model: LMBase) -> None:
     if model.accepts_documents:
         tokenizer = model.need_tokenizer()
         first, *rest = rows_of(model, TEXTS)
-        packed = Batch.packed(
-            [[first], rest], tokenizer.eos, tokenizer.token_bytes, model.max_len
-        )
+        packed = Batch.packed([[first], rest], tokenizer.eos, tokenizer.token_bytes, model.max_len)
         torch.testing.assert_close(model.loss(packed).total, total, atol=1e-3, rtol=1e-5)
 
 

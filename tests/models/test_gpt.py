@@ -22,8 +22,6 @@ OFF: dict[str, Any] = {
     "value_embeddings": False,
     "residual_scalars": False,
     "embedding_scalars": False,
-    "smear": False,
-    "backout": False,
     "zero_init": False,
 }
 VARIANTS = [
