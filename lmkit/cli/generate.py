@@ -12,15 +12,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     parser.add_argument("checkpoint", help="a run's folder, or one checkpoint's")
     parser.add_argument(
-        "-p", "--prompt", action="append", default=[], help="may be given several times; - reads stdin"
+        "-p", "--prompt", action="append", default=[], help="may come several times; - reads stdin"
     )
     parser.add_argument("-n", "--max-new-tokens", type=int, default=128, help="default 128")
     parser.add_argument(
         "-t", "--temperature", type=float, default=0.0, help="0, the default, takes the likeliest"
     )
     parser.add_argument("--top-k", type=int, help="choose among the k likeliest")
-    parser.add_argument("--top-p", type=float, default=1.0, help="choose among the likeliest p of 1")
-    parser.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: repeat less")
+    parser.add_argument("--top-p", type=float, default=1.0, help="choose among the likeliest p")
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.0, help="above 1 repeats less"
+    )
     parser.add_argument("--stop", action="append", default=[], help="end before this text")
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")

@@ -147,7 +147,7 @@ def _time(preview: Preview, stage: StagePreview) -> list[str]:
     product = f"{preview.product_rate / 1e9:,.0f} GFLOP/s"
     return [
         f"about {_long_time(seconds)} (an estimate)",
-        f"matrix products reach {product} here, training is assumed to reach {EFFICIENCY:.0%} of it",
+        f"matrix products reach {product} here; training, it is assumed, {EFFICIENCY:.0%} of that",
     ]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from lmkit.model import LMBase
 from lmkit.optim import OptimizerSet
@@ -29,6 +30,9 @@ PROBE_SIZES = {"cpu": 512, "cuda": 8192}  # rows of the matrices; milliseconds a
 @dataclass(frozen=True)
 class Memory:
     """Bytes that a rank holds at the end of a forward pass, when it holds most.
+
+    On a CPU 4 to 18 % more was measured than `total` says, and with what the allocator keeps up to
+    1.6 times as much.
 
     Attributes:
         weights: parameters and buffers.
@@ -93,9 +97,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / best
 
 
-def _activation_bytes(
-    model: LMBase, rows: int, isolated: bool, precision: Precision
-) -> int | None:
+def _activation_bytes(model: LMBase, rows: int, isolated: bool, precision: Precision) -> int | None:
     """What autograd keeps, each storage counted once, the weights themselves left out."""
     kept: set[torch.UntypedStorage] = set()
 
@@ -108,7 +110,7 @@ def _activation_bytes(
     batch = Batch(ids, ids, ids.float(), documents, count=ids.numel(), bytes=0)
     model.train()
     try:
-        with precision.autocast(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with precision.autocast(), saved_tensors_hooks(note, lambda tensor: tensor):
             model.loss(batch)
     except RuntimeError:  # it asked for a number, and there is none
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lmkit.data import (
     InMemory,
@@ -16,6 +17,7 @@ from lmkit.data import (
     find_prepared,
     prepare,
 )
+from lmkit.data.cache import cache_folder
 from lmkit.data.holdout import Split
 from lmkit.prompts import Prompt
 from lmkit.text import Tokenizer
@@ -54,25 +56,28 @@ def peek(
     Raises:
         DataError: as `prepare`, for the documents that are read.
     """
-
-    def look(part: Source) -> Peek:
-        options = {"include_prompts": include_prompts, "max_len": max_len}
-        if isinstance(part, TokenShards):  # nothing to tokenise
-            return Peek(prepare(part, tokenizer, "train", progress=False, **options), 1.0)
-        if store := find_prepared(part, tokenizer, "train", **options):
-            return Peek(store, 1.0)
-        begun = _Beginning(part)
-        store = prepare(begun, tokenizer, "train", cache=cache, progress=False, **options)
-        return Peek(store, begun.share)
-
+    options: dict[str, Any] = {"include_prompts": include_prompts, "max_len": max_len}
     if not isinstance(source, Mixture):
-        return look(source)
-    parts = [look(share.source) for share in source.shares]
-    store = MixedStores([part.store for part in parts], [each.weight for each in source.shares])
-    shares = [part.share for part in parts]
-    if None in shares:
-        return Peek(store, None)
-    return Peek(store, store.token_count / max(1, sum(part.tokens or 0 for part in parts)))
+        return Peek(*_look(source, tokenizer, cache, options))
+    looks = [_look(part.source, tokenizer, cache, options) for part in source.shares]
+    mixed = MixedStores([store for store, _ in looks], [part.weight for part in source.shares])
+    sizes = [store.token_count / share for store, share in looks if share]
+    known = len(sizes) == len(looks)
+    return Peek(mixed, mixed.token_count / (sum(sizes) or 1) if known else None)
+
+
+def _look(
+    source: Source, tokenizer: Tokenizer, cache: Path, options: dict[str, Any]
+) -> tuple[TokenStore, float | None]:
+    """What there is of a single source at hand, and its share."""
+    if isinstance(source, TokenShards):  # there is nothing to tokenise
+        return source.store(tokenizer, "train", cache_folder()), 1.0
+    if found := find_prepared(source, tokenizer, "train", **options):
+        return found, 1.0
+    begun = _Beginning(source)
+    store = prepare(begun, tokenizer, "train", cache=cache, progress=False, **options)
+    assert isinstance(store, TokenStore)  # only a mixture has several
+    return store, begun.share
 
 
 class _Beginning(InMemory):

@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lmkit.config import Experiment
-from lmkit.errors import NumericError, PluginError
+from lmkit.errors import ModelError, NumericError, PluginError
 from lmkit.lab.estimate import EFFICIENCY, matmul_rate
 from lmkit.lab.stage_preview import StageLook, StagePreview
 from lmkit.model import LMBase
@@ -82,7 +82,7 @@ def preview(experiment: Experiment, *, run: bool = False) -> Preview:
     device = pick_device(runner.device)
     precision = Precision(choose(runner.precision_policy, device), device)
     product_rate = matmul_rate(device, precision.dtype)
-    model, mode = _make_model(runner, device)
+    model, mode = _make_model(experiment, runner, device)
     with tempfile.TemporaryDirectory(prefix="lmkit-check-") as cache:
         look = StageLook(experiment, runner, model, mode, precision, Path(cache))
         looks = [look.at(index) for index in range(len(experiment.stages))]
@@ -110,7 +110,7 @@ def preview(experiment: Experiment, *, run: bool = False) -> Preview:
 
 
 def _make_model(
-    runner: LMRunnerBase, device: torch.device
+    experiment: Experiment, runner: LMRunnerBase, device: torch.device
 ) -> tuple[LMBase, AbstractContextManager[Any]]:
     """Have the runner make its model of tensors without numbers, which cost no memory.
 
@@ -126,6 +126,9 @@ def _make_model(
             model.initialize(device)
             model.check()
         return model, mode
+    except ModelError as error:
+        error.at = error.at or experiment.model.at
+        raise
     except (PluginError, RuntimeError):  # if it is a fault of the model's own, it comes again
         runner.initialize(for_train=False)
         runner.model.check()
@@ -160,5 +163,5 @@ def _do_micro_step(experiment: Experiment, batch: Batch) -> MicroStep:
 
     done = [runner.micro_batch.fit(work, runner.model.zero_grad) for _ in range(2)]
     if not math.isfinite(done[-1].loss):
-        raise NumericError("the loss of the first micro-step is not finite", hint="look at the model")
+        raise NumericError("the first micro-step's loss is not finite", hint="look at the model")
     return min(done, key=lambda step: step.seconds / step.tokens)

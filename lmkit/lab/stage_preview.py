@@ -11,7 +11,7 @@ from typing import Any
 
 from lmkit.config import Experiment, Stage, build
 from lmkit.data import InMemory, Source, prepare
-from lmkit.errors import ConfigError, DataError
+from lmkit.errors import DataError
 from lmkit.lab.estimate import Memory, estimate_memory
 from lmkit.lab.peek import Peek, peek
 from lmkit.model import LMBase
@@ -175,7 +175,8 @@ class StageLook:
             cache=self.cache,
         )
         if not seen.store.token_count:
-            raise DataError("there is no training text", at=f"stage '{stage.name}', {stage.data.path}")
+            at = f"stage '{stage.name}', {stage.data.path}"
+            raise DataError("there is no training text", at=at)
         report_notes(stage.name, seen.store.notes)
         return seen
 

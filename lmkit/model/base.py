@@ -311,21 +311,23 @@ class LMBase(nn.Module):
         except LMKitError:
             raise
         except Exception as error:
-            name = f"{type(self).__module__}.{type(self).__qualname__}"
-            said = f"{name}.forward fails on {tokens.numel()} tokens: {type(error).__name__}: {error}"
+            name = f"{type(self).__module__}.{type(self).__qualname__}.forward"
+            said = f"{name} fails on {tokens.numel()} tokens: {type(error).__name__}: {error}"
             raise plugin_error(said, error, None, "mend it where its traceback ends") from error
         self._checked = True
 
     def _check_shape(self, logits: object, tokens: Tensor, cached: bool) -> None:
         name = type(self).__qualname__
         if not isinstance(logits, Tensor):
-            raise ModelError(f"{name}.forward gave a {type(logits).__name__}, expected logits")
+            said = f"{name}.forward gave a {type(logits).__name__}, expected logits"
+            raise ModelError(said, hint="give a tensor, or a tuple that begins with one")
         batch, length = tokens.shape
         shapes = [(batch, length)] + [(batch, 1)] * cached
         if logits.ndim != 3 or tuple(logits.shape[:2]) not in shapes:
             raise ModelError(
                 f"{name}.forward gave logits of shape {tuple(logits.shape)}, "
-                f"expected ({batch}, {length}, vocabulary)"
+                f"expected ({batch}, {length}, vocabulary)",
+                hint="tokens come as (rows, length): keep both",
             )
         if self._tokenizer is not None and logits.shape[2] < self._tokenizer.vocab_size:
             raise ModelError(

@@ -20,10 +20,11 @@ from lmkit.errors import DataError, LMKitError, TokenizerError
 GPT2_PATTERN = (  # openai/gpt-2, encoder.py, as tiktoken writes it: the same splits, faster
     r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 )
-SPLIT_PATTERN = (  # GPT-4's, with digits in pairs (nanochat), and a line's end keeps the indent:
+SPLIT_PATTERN = (  # GPT-4's with digits in pairs, as nanochat has it
     r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"""
-    r"""| ?[^\s\p{L}\p{N}]++(?:[\r\n]+[ \t]*)?|\s*[\r\n][ \t]*|\s+(?!\S)|\s+"""
-)  # 3.58 bytes a token on Python's own source at 4,096 entries; 3.37 without that
+    r"""| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"""
+)  # A line's end that keeps the next indent makes 6 % fewer tokens of Python, and a worse model:
+# 1.777 bits per byte against 1.746 after 1.2 million tokens (4 layers x 192, 4,096 entries).
 
 
 def train(texts: Iterable[str], vocab_size: int, pattern: str = SPLIT_PATTERN) -> dict[bytes, int]:

@@ -32,7 +32,7 @@ from lmkit.train.contents import (
 )
 from lmkit.train.durable import clean_leftovers, remove_folder, require_space
 from lmkit.train.manifest import Manifest, read_json
-from lmkit.train.weights import load_into, read_tensors
+from lmkit.train.weights import load_into, read_fitting, read_tensors
 
 if TYPE_CHECKING:
     from lmkit.optim import OptimizerSet
@@ -140,6 +140,10 @@ class Checkpoint:
         if not any(name.startswith("tokenizer/") for name in self.manifest.files):
             return None
         return load_tokenizer(self.folder / "tokenizer")
+
+    def check_weights(self, model: LMBase) -> None:
+        """Make sure that `load_weights` would succeed; changes nothing."""
+        read_fitting(model, self.folder / MODEL)
 
     def load_weights(self, model: LMBase, *, adopt_dtypes: bool = False) -> None:
         """Copy the weights into `model`, whose names, shapes and dtypes must be the same.

@@ -33,6 +33,8 @@ HINTS = {
     errno.EIO: "the disk reports a fault: look at the system's log",
     errno.EROFS: "the disk is mounted read-only",
     errno.EACCES: "make the folder writable, or point `out` elsewhere",
+    errno.EEXIST: "a file is in the way: move it, or point `out` elsewhere",
+    errno.ENOTDIR: "a file is in the way: move it, or point `out` elsewhere",
     errno.ENOENT: "the folder is gone: was it deleted while this ran?",
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lmkit.errors import CheckpointError
-from lmkit.train.durable import readable, sha256_of
+from lmkit.train.durable import sha256_of
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -86,7 +86,7 @@ class Manifest:
             size = path.stat().st_size
             if size != record.size:
                 raise CheckpointError(
-                    f"{name} has {readable(size)} of {readable(record.size)}", at=self.folder
+                    f"{name} has {size:,} bytes, not {record.size:,}", at=self.folder
                 )
             if hashes and name not in skip and _sha256(path) != record.sha256:
                 raise CheckpointError(f"{name} is altered: its sha256 is another", at=self.folder)

@@ -365,7 +365,7 @@ class LMRunnerBase(ABC):
         run = StageRun.open(self.experiment, index, data, self.model)
         self.construct_optimizer(self.model, run)
         if stage.init_from and stage.init_from not in [s.name for s in self.experiment.stages]:
-            self.folder.find_weights(stage.init_from)
+            self.folder.find_weights(stage.init_from).check_weights(self.model)
 
     def _open_stage(self, index: int, data: StageData, resume: Checkpoint | None) -> StageRun:
         assert self.experiment is not None

@@ -78,6 +78,15 @@ def load_into(model: nn.Module, path: Path, *, adopt_dtypes: bool = False) -> No
     Raises:
         CheckpointError: names, shapes, ties or dtypes differ; the model is as before then.
     """
+    stored = read_fitting(model, path, adopt_dtypes=adopt_dtypes)
+    if adopt_dtypes:
+        _cast(model, stored)
+    for name, tensor in untie(model.state_dict())[0].items():
+        tensor.copy_(stored[name])
+
+
+def read_fitting(model: nn.Module, path: Path, *, adopt_dtypes: bool = False) -> dict[str, Tensor]:
+    """A file's tensors, if they are what `load_into` can copy; CheckpointError otherwise."""
     stored = read_tensors(path)
     own = model.state_dict()
     problems = [
@@ -92,11 +101,7 @@ def load_into(model: nn.Module, path: Path, *, adopt_dtypes: bool = False) -> No
             hint="build the model that its experiment.json names",
             at=path,
         )
-    if adopt_dtypes:
-        _cast(model, stored)
-        own = model.state_dict()
-    for name, tensor in untie(own)[0].items():
-        tensor.copy_(stored[name])
+    return stored
 
 
 def _other_names(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:

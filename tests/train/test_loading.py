@@ -98,7 +98,7 @@ def test_of_a_run_the_newest_good_checkpoint_is_loaded(tmp_path: Path) -> None:
         assert load_model(path).head.bias[0] == 10
     (directory.folder / "00000010-a" / "model.safetensors").write_bytes(b"")
     assert load_model(tmp_path / "run").head.bias[0] == 9
-    with pytest.raises(CheckpointError, match=r"model\.safetensors has 0 B of"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors has 0 bytes, not"):
         load_model(directory.folder / "00000010-a")
 
 

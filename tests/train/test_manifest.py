@@ -56,9 +56,9 @@ def test_any_bit_that_flips_is_noticed(
     ("damage", "said"),
     [
         (lambda path: path.unlink(), "is missing"),
-        (lambda path: os.truncate(path, 0), "has 0 B of 8 B"),
-        (lambda path: os.truncate(path, 7), "has 7 B of 8 B"),
-        (lambda path: path.write_text("x" * 9), "has 9 B of 8 B"),
+        (lambda path: os.truncate(path, 0), "has 0 bytes, not 8"),
+        (lambda path: os.truncate(path, 7), "has 7 bytes, not 8"),
+        (lambda path: path.write_text("x" * 9), "has 9 bytes, not 8"),
         (lambda path: (path.unlink(), path.mkdir()), "is no file"),
         (lambda path: (path.unlink(), path.symlink_to("../a.bin")), "is a link"),
     ],
