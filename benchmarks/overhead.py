@@ -1,10 +1,10 @@
-"""overhead: what lmkit adds to a step: `train_step` against a plain PyTorch loop over the same model.
+"""overhead: what lmkit adds to a step: `train_step` against a plain PyTorch loop over its model.
 
     python benchmarks/overhead.py [EXPERIMENT] [--steps 40]
 
-Both train a copy of one model with the same optimizers, precision and batch shape, in turns, so that
-a machine that slows down slows both. The plain loop has its batch ready in memory, checks nothing
-and records nothing.
+Both train a copy of one model with the same optimizers, precision and batch shape, in turns, so
+that a machine that slows down slows both. The plain loop has its batch ready in memory, checks
+nothing and records nothing.
 """
 
 from __future__ import annotations

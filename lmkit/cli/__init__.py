@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LMKitError as error:
         if isinstance(error, PluginError) and error.traceback:
             print(error.traceback.rstrip(), file=sys.stderr)
-        print("error:", " ".join(str(error).split("\n")), file=sys.stderr)
+        print("error:", " ".join(line.strip() for line in str(error).splitlines()), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # nobody reads any more, as in `lmkit generate ... | head`; nor shall the flush at exit fail

@@ -68,7 +68,7 @@ def _stage(preview: Preview, stage: StagePreview, colour: bool) -> Iterator[str]
         mark = "dim" if colour else "marked -"
         yield from _entry("batch", f"its first rows; what is not trained is {mark}")
         for row in stage.rows:
-            yield from _entry("", *draw_row(row, colour), "")
+            yield from _entry("", "", *draw_row(row, colour))
 
 
 def plot(values: Sequence[float]) -> list[str]:
@@ -77,7 +77,8 @@ def plot(values: Sequence[float]) -> list[str]:
     levels = [round(max(value, 0) / top * (HEIGHT - 1)) for value in values]
     names = {HEIGHT - 1: f"{top:.3g}", 0: "0"}
     return [
-        f"{names.get(level, ''):>5} |" + "".join("*" if at == level else " " for at in levels)
+        f"{names.get(level, ''):>5} |"
+        + "".join("*" if at == level else " " for at in levels).rstrip()
         for level in reversed(range(HEIGHT))
     ]
 
@@ -140,8 +141,10 @@ def _memory(memory: Memory) -> list[str]:
 
 def _time(preview: Preview, stage: StagePreview) -> list[str]:
     seconds = preview.seconds(stage)
-    if seconds is None:
+    if stage.tokens is None:
         return ["follows from the steps"]
+    if seconds is None:
+        return ["unknown: the model does not tell its FLOPs, but --run measures it"]
     if preview.micro_step is not None:
         return [f"about {_long_time(seconds)} at the speed of the micro-step"]
     product = f"{preview.product_rate / 1e9:,.0f} GFLOP/s"

@@ -158,12 +158,20 @@ def _attribute(owner: Any, parts: list[str], depth: int, at: object) -> Any:
     except AttributeError:
         inside = pkgutil.iter_modules(getattr(owner, "__path__", ()))
         choices = [*dir(owner), *(info.name for info in inside)]
-        raise ConfigError(
-            f"{owner_name} has no {name!r}", hint=did_you_mean(name, choices), at=at
-        ) from None
+        hint = did_you_mean(name, choices) or _classes_of(owner)
+        raise ConfigError(f"{owner_name} has no {name!r}", hint=hint, at=at) from None
     except ImportError as error:  # a package that opens its names on first use
         said = f"{owner_name} fails while importing {name}: {error}"
         raise plugin_error(said, error, at) from error
+
+
+def _classes_of(owner: Any) -> str:
+    own = getattr(owner, "__all__", None) or [
+        name
+        for name, value in vars(owner).items()
+        if isinstance(value, type) and value.__module__ == getattr(owner, "__name__", "")
+    ]
+    return f"it has {', '.join(own[:8])}" if own else "it has no class"
 
 
 def _entry_point(name: str, at: object) -> Any:

@@ -55,13 +55,13 @@ def read_signature(target: Any) -> Signature:
     A catch-all below a base with names of its own forwards to that base: a key that neither
     names would be swallowed there, so it is refused.
     """
-    own, is_open = _read(target, inspect.getdoc(target))
+    own, is_open = _read(target, _docs_of(target))
     found = {parameter.name: parameter for parameter in own}
     hidden = _program_fields(target)
-    for constructor, doc in _constructors_above(target):
+    for base, constructor in _constructors_above(target):
         if not is_open:
             break
-        above, is_open = _read(constructor, doc)
+        above, is_open = _read(constructor, _docs_of(base))
         for parameter in above[1:]:  # the first is self
             inherited = dataclasses.replace(parameter, inherited=True, required=False)
             found.setdefault(parameter.name, inherited)
@@ -70,22 +70,22 @@ def read_signature(target: Any) -> Signature:
     return Signature(kept, is_open and not names_above)
 
 
-def _constructors_above(target: Any) -> Iterator[tuple[Callable[..., Any], str | None]]:
-    """The ``__init__`` of each base above the one that ``target`` runs, with its documentation."""
+def _constructors_above(target: Any) -> Iterator[tuple[type, Callable[..., Any]]]:
+    """Each base above the one whose ``__init__`` runs for ``target``, with its own."""
     if inspect.isclass(target):
         owners = [base for base in target.__mro__[:-1] if "__init__" in vars(base)]
         for base in owners[1:]:
-            yield vars(base)["__init__"], inspect.getdoc(base)
+            yield base, vars(base)["__init__"]
 
 
-def _read(target: Any, doc: str | None) -> tuple[list[Parameter], bool]:
+def _read(target: Any, docs: dict[str, str]) -> tuple[list[Parameter], bool]:
     """The named parameters of one callable, and whether it has a ``**kwargs``."""
     try:
         found = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):  # written in C and silent about itself
         return [], True
     function = target.__init__ if inspect.isclass(target) else target
-    docs = _read_docs(doc) | _read_docs(inspect.getdoc(function))
+    docs = docs | _read_docs(inspect.getdoc(function))
     space = getattr(inspect.unwrap(function), "__globals__", {})
     named = [
         Parameter(
@@ -117,6 +117,15 @@ def _program_fields(target: Any) -> set[str]:
     if not dataclasses.is_dataclass(target):
         return set()
     return {field.name for field in dataclasses.fields(target) if not field.compare}
+
+
+def _docs_of(target: Any) -> dict[str, str]:
+    """``name -> text`` of a class and of those above it; the nearest one has the word."""
+    docs: dict[str, str] = {}
+    for owner in reversed(target.__mro__) if inspect.isclass(target) else [target]:
+        doc = getattr(owner, "__doc__", None)
+        docs |= _read_docs(inspect.cleandoc(doc) if isinstance(doc, str) else None)
+    return docs
 
 
 def _read_docs(doc: str | None) -> dict[str, str]:

@@ -43,9 +43,9 @@ class Preview:
         out: the run's folder.
         device, precision: what it would be trained on, and in.
         parts: parameters by role.
-        flops_per_token: of a forward and backward pass.
-        product_rate: FLOP/s of a matrix product, measured now.
-        rate: FLOP/s that training reaches: measured with `micro_step`, or a share of product_rate.
+        flops_per_token: of a forward and backward pass, by the model; 0 if it does not know.
+        product_rate: FLOP/s of a matrix product, measured now; of which training is assumed to
+            reach a share where there is no `micro_step`.
     """
 
     name: str
@@ -59,13 +59,17 @@ class Preview:
     parameters: int
     flops_per_token: int
     product_rate: float
-    rate: float
     micro_step: MicroStep | None
     stages: tuple[StagePreview, ...]
 
     def seconds(self, stage: StagePreview) -> float | None:
-        """How long a stage trains; its evaluations come on top."""
-        return None if stage.tokens is None else stage.tokens * self.flops_per_token / self.rate
+        """How long a stage trains, if that is known; its evaluations come on top."""
+        if stage.tokens is None:
+            return None
+        if self.micro_step is not None:
+            return stage.tokens * self.micro_step.seconds / self.micro_step.tokens
+        flops = stage.tokens * self.flops_per_token
+        return flops / (EFFICIENCY * self.product_rate) or None
 
 
 def preview(experiment: Experiment, *, run: bool = False) -> Preview:
@@ -87,10 +91,6 @@ def preview(experiment: Experiment, *, run: bool = False) -> Preview:
         look = StageLook(experiment, runner, model, mode, precision, Path(cache))
         looks = [look.at(index) for index in range(len(experiment.stages))]
         micro_step = _do_micro_step(experiment, looks[0][1]) if run else None
-    flops_per_token = model.flops_per_token(model.max_len)
-    rate = EFFICIENCY * product_rate
-    if micro_step is not None:
-        rate = micro_step.tokens * flops_per_token / micro_step.seconds
     return Preview(
         name=experiment.name,
         out=experiment.out,
@@ -101,9 +101,8 @@ def preview(experiment: Experiment, *, run: bool = False) -> Preview:
         vocabulary=model.need_tokenizer().vocab_size,
         parts={role: sum(p.numel() for p in some) for role, some in model.param_groups().items()},
         parameters=model.parameter_count(),
-        flops_per_token=flops_per_token,
+        flops_per_token=model.flops_per_token(model.max_len),
         product_rate=product_rate,
-        rate=rate,
         micro_step=micro_step,
         stages=tuple(stage for stage, _ in looks),
     )

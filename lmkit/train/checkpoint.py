@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmkit.errors import CheckpointError, ConfigError
+from lmkit.errors import CheckpointError, ConfigError, did_you_mean
 from lmkit.model import LMBase
 from lmkit.text import Tokenizer, load_tokenizer
 from lmkit.train.contents import (
@@ -259,6 +260,24 @@ class CheckpointDir:
             if entry.is_whole() and (value := entry.metrics.get(self.best)) is not None
         ]
         return min(measured, key=lambda pair: pair[0])[1] if measured else None
+
+    def is_best(self, metrics: Mapping[str, float]) -> bool:
+        """Whether no checkpoint so far is as good; always False if `best` names no metric.
+
+        Raises:
+            ConfigError: `best` is not among the metrics.
+        """
+        if self.best is None:
+            return False
+        if self.best not in metrics:
+            raise ConfigError(
+                f"no best to keep: {self.best!r} is not measured",
+                hint=did_you_mean(self.best, metrics)
+                or f"measured: {', '.join(metrics) or 'nothing'}",
+            )
+        entry = self.best_entry()
+        known = entry.metrics[self.best] if entry else None
+        return known is None or metrics[self.best] < known
 
     def _prune(self) -> None:
         whole = [entry for entry in self.entries() if entry.is_whole()]

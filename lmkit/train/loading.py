@@ -7,7 +7,7 @@ tokenizers, lmkit's own classes and the user's own files, unchanged, are called.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,14 @@ def find_checkpoint(path: str | Path, *, for_inference: bool = False) -> Checkpo
             return newest
     what = "no checkpoint is here" if folder.is_dir() else "there is no such folder"
     raise CheckpointError(what, hint="give a run's folder or one in its checkpoints/", at=folder)
+
+
+def find_first(locations: str | Path | Sequence[str | Path] | None) -> Checkpoint | None:
+    """The checkpoint of the first place that exists; None if none does."""
+    for place in [locations] if isinstance(locations, str | Path) else locations or []:
+        if Path(place).expanduser().exists():
+            return find_checkpoint(place)
+    return None
 
 
 def build_model(spec: Spec | Mapping[str, Any], tokenizer: Tokenizer | None) -> LMBase:

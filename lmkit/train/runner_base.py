@@ -4,7 +4,6 @@ how each is done stands next door (Learner, StageRun, CheckpointDir, Metrics).
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from abc import ABC, abstractmethod
@@ -18,7 +17,7 @@ import torch
 
 from lmkit.config import Experiment
 from lmkit.data import BatchStream
-from lmkit.errors import ConfigError, LMKitError, NumericError, Stopped, did_you_mean
+from lmkit.errors import ConfigError, LMKitError, NumericError, Stopped
 from lmkit.evals.bits_per_byte import bits_per_byte
 from lmkit.inference import Sampling
 from lmkit.model import LMBase, TrainResult
@@ -34,8 +33,8 @@ from lmkit.train.checkpoint import (
 )
 from lmkit.train.diagnosis import write_diagnosis
 from lmkit.train.guard import StopFlag
-from lmkit.train.learner import Learner, Step
-from lmkit.train.loading import find_checkpoint
+from lmkit.train.learner import Learner, Step, pays_to_compile
+from lmkit.train.loading import find_first
 from lmkit.train.memory import MicroBatch
 from lmkit.train.metrics import Metrics
 from lmkit.train.precision import Policy, Precision, choose
@@ -43,9 +42,6 @@ from lmkit.train.progress import Progress
 from lmkit.train.run_folder import RunFolder
 from lmkit.train.stage_run import StageData, StageRun, freeze, named_groups, prepare_stage_data
 from lmkit.train.world import World
-
-# `compile: auto` compiles on CUDA from this much work on: some five minutes at 350 TFLOP/s.
-COMPILE_FROM_FLOPS = 1e17
 
 
 class LMRunnerBase(ABC):
@@ -118,7 +114,7 @@ class LMRunnerBase(ABC):
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         self.world = World.from_environment(self.device if device is None else device)
-        checkpoint = _first_existing(locations)
+        checkpoint = find_first(locations)
         saved = checkpoint.model_arguments if checkpoint else {}
         self.model = self._construct_model(**{**parameters, **saved}).to(self.world.device)
         self.model.initialize(self.world.device)
@@ -260,7 +256,9 @@ class LMRunnerBase(ABC):
                 self._leave_if_asked(run)
                 self.train_step(stream, run)
                 if run.evaluation_due:
-                    self._keep_if_best(run, self.evaluate(run))
+                    found = self.evaluate(run)
+                    if self.checkpoints.is_best(found):
+                        self.save_checkpoint(run, found)
                 if run.checkpoint_due:
                     self.save_checkpoint(run)
             self.save_checkpoint(run, self.evaluate(run))
@@ -386,23 +384,21 @@ class LMRunnerBase(ABC):
         self._make_learner(run)
         if resume is not None and not run.done:
             resume.load_optimizers(self.learner.optimizers)
-        if self._compiles(run):
-            self.model.compile()
         if not run.done:
             self.learner.agree_on_micro_batch(run.first_batch(self.world))
         return run
 
     def _make_learner(self, run: StageRun | None) -> None:
         self.optimizers = self.construct_optimizer(self.model, run)
+        work = run.plan.tokens * self.model.flops_per_token(run.plan.width) if run else 0.0
         self.learner = Learner(
-            self.model, self.optimizers, self.world, self.precision, self.micro_batch
+            self.model,
+            self.optimizers,
+            self.world,
+            self.precision,
+            self.micro_batch,
+            compile=pays_to_compile(self.compile, self.world.device, work),
         )
-
-    def _compiles(self, run: StageRun) -> bool:
-        if self.compile != "auto":
-            return self.compile
-        work = run.plan.tokens * self.model.flops_per_token(run.plan.width)
-        return self.world.device.type == "cuda" and work >= COMPILE_FROM_FLOPS
 
     def _leave_if_asked(self, run: StageRun) -> None:
         """Save and leave when a signal reached any rank: all ranks stop at the same step."""
@@ -414,19 +410,6 @@ class LMRunnerBase(ABC):
                 hint="the same command goes on from there",
                 exit_code=130 if asked == signal.SIGINT else 143,
             )
-
-    def _keep_if_best(self, run: StageRun, metrics: Mapping[str, float]) -> None:
-        name = run.stage.checkpoint.best
-        if name is None:
-            return
-        if name not in metrics:
-            raise ConfigError(
-                f"stage '{run.stage.name}': no best to keep, {name!r} is not measured",
-                hint=did_you_mean(name, metrics) or f"measured: {', '.join(metrics) or 'nothing'}",
-            )
-        best = self.checkpoints.best_entry()
-        if best is None or metrics[name] < (best.metrics[name] or math.inf):
-            self.save_checkpoint(run, metrics)
 
     def _contents(self, stage: str, metrics: Mapping[str, float]) -> CheckpointContents:
         state = {
@@ -447,11 +430,3 @@ class LMRunnerBase(ABC):
             step=self.progress.step,
             metrics=metrics,
         )
-
-
-def _first_existing(locations: str | Path | Sequence[str | Path] | None) -> Checkpoint | None:
-    several = [locations] if isinstance(locations, str | Path) else locations or []
-    for location in several:
-        if Path(location).expanduser().exists():
-            return find_checkpoint(location)
-    return None

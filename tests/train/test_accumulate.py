@@ -19,7 +19,7 @@ from lmkit.optim import OptimizerSet
 from lmkit.text import Batch
 from lmkit.text.tokenizer import Byte
 from lmkit.train.accumulate import LossModule, accumulate, micro_batches
-from lmkit.train.learner import Learner
+from lmkit.train.learner import Learner, pays_to_compile
 from lmkit.train.memory import MicroBatch
 from lmkit.train.precision import Precision
 from lmkit.train.world import World
@@ -123,6 +123,19 @@ def test_clipping_scales_the_whole_gradient(batch: Batch) -> None:
     make_learner(clipped).learn(batch, seed=0, clip=float(norm) / 4)
     moved = (free.head.weight - before) / 4
     torch.testing.assert_close(clipped.head.weight - before, moved, rtol=1e-5, atol=1e-12)
+
+
+def test_compiling_takes_one_graph_for_all_batches(batch: Batch) -> None:
+    torch._dynamo.reset()
+    model = make_model()
+    module = LossModule(model)
+    module.compile(backend="aot_eager", fullgraph=True)  # in place, as Learner does
+    compiled = [module(batch.rows(at, at + 3)).item() for at in range(4)]
+    assert compiled == [model.loss(batch.rows(at, at + 3)).total.item() for at in range(4)]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert list(model.state_dict()) == list(make_model().state_dict())
+    assert pays_to_compile(True, CPU, 0.0)
+    assert not pays_to_compile("auto", CPU, 1e30)
 
 
 def losses(run: Path) -> list[tuple[float, float]]:

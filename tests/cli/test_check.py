@@ -1,0 +1,174 @@
+"""`lmkit check`: what an experiment will do, told without training and without writing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def check(project: Any, *words: str) -> dict[str, Any]:
+    """The JSON of a check that finds nothing wrong."""
+    done = project.lmkit("check", project.yaml, "--json", *words)
+    assert done.code == 0, done.err
+    assert done.err == ""
+    return json.loads(done.out, parse_constant=pytest.fail)
+
+
+def test_what_it_tells(project: Any) -> None:
+    done = project.lmkit("check", project.yaml)
+    assert (done.code, done.err) == (0, "")
+    for part in (
+        "run         tiny, into ",
+        "device      cpu, computing in fp32",
+        "model       my_model.Table, 16 tokens of context, 257 entries",
+        "66,049 parameters",
+        "embeddings                  66,049  100.0%",
+        "stage pretrain",
+        "data        TextFiles: text.txt, 0.0 MB, 25% held out",
+        "753 tokens to train on",
+        "length      4 steps, 128 tokens, 0.167 epochs",
+        "step        2 rows of 16: 32 tokens, all rows at once",
+        "AdamW                             66,049 parameters, rate 0.00324",
+        "memory      about ",
+        "(an estimate)",
+        "weights 258.0 KiB, gradients 258.0 KiB, optimizers 516.0 KiB, activations ",
+        "time        unknown: the model does not tell its FLOPs, but --run measures it",
+        "its first rows; what is not trained is marked -",
+        f"Nothing is wrong with it: lmkit train {project.yaml}",
+    ):
+        assert part in done.out, part
+    assert max(map(len, done.out.splitlines())) <= 110
+    assert not project.run.exists()
+
+
+def test_json(project: Any) -> None:
+    found = check(project, "stages.0.batch_size=5", "stages.0.lr_scale=0.5")
+    (stage,) = found["stages"]
+    assert found["micro_step"] is None
+    assert found["parts"] == {"matrices": 0, "embeddings": 66049, "head": 0, "scalars": 0}
+    assert stage["available"]
+    assert stage["counted"]
+    assert (stage["steps"], stage["tokens"], stage["batch_tokens"]) == (4, 320, 80)
+    assert (stage["micro_batch"], stage["micro_steps"]) == (2, 3)
+    assert stage["optimizers"][0]["rate"] == pytest.approx(0.5 * 0.003239)
+    assert len(stage["schedule"]) == 4
+    untrained, trained = stage["rows"][0]
+    assert untrained == {"text": "<|endoftext|>", "trained": False}
+    assert trained["trained"]
+    assert trained["text"] in (project.folder / "text.txt").read_text()
+
+
+def test_a_real_micro_step(project: Any) -> None:
+    found = check(project, "--run", "stages.0.batch_size=5")
+    step = found["micro_step"]
+    assert (step["rows"], step["tokens"]) == (2, 32)
+    # a table of standard normal logits: the mean of logsumexp is ln 257 + 1/2
+    assert 5.0 < step["loss"] < 7.0
+    assert found["seconds"]["pretrain"] == pytest.approx(320 / 32 * step["seconds"])
+    done = project.lmkit("check", project.yaml, "--run")
+    assert f"loss {step['loss']:.2f}"[:-1] in done.out
+    assert "at the speed of the micro-step" in done.out
+    assert not project.run.exists()
+
+
+def test_a_micro_step_that_is_not_finite(project: Any) -> None:
+    project.rewrite("self.embedding(tokens)", "self.embedding(tokens) / 0 * 0", "my_model.py")
+    done = project.lmkit("check", project.yaml, "--run", "--json")
+    assert done.code == 4
+    assert "the first micro-step's loss is not finite" in done.error
+    assert done.out == ""
+
+
+def test_the_mask_of_prompts(project: Any) -> None:
+    lines = [{"prompt": f"{i}+{i}=", "truth": f"{2 * i}"} for i in range(20)]
+    path = project.folder / "sums.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    data = f"stages.0.data={{class: lmkit.data.sources.JsonLines, path: {path}}}"
+    words = [project.yaml, data, "stages.0.include_prompts=false", "stages.0.epochs=3"]
+    done = project.lmkit("check", *words)
+    rows = done.out.splitlines()
+    first = next(i for i, row in enumerate(rows) if "<|endoftext|>" in row)
+    text, marks = rows[first], rows[first + 1]
+    asked = text.index("=") + 1
+    assert set(marks[text.index("<") : asked]) == {"-"}
+    assert len(marks) == asked, "the answer and its end are trained"
+    assert "epochs" in done.out
+
+
+def test_text_that_is_tokenised_already_is_counted(
+    project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the beginning of a large text is read; once it was trained on, its tokens are known."""
+    monkeypatch.setattr("lmkit.lab.peek.ENOUGH", 1000)
+    (project.folder / "text.txt").write_text("one two three. \n" * 500)  # 8000 bytes
+    before = check(project, "stages.0.epochs=2")["stages"][0]
+    assert not before["counted"]
+    done = project.lmkit("check", project.yaml, "stages.0.epochs=2")
+    assert "about 6k tokens to train on, by its first documents" in done.out
+    assert project.train("stages.0.steps=1").code == 0
+    after = check(project, "stages.0.epochs=2")["stages"][0]
+    assert after["counted"]
+    assert after["data_tokens"] == before["data_tokens"] == 6000
+    assert after["steps"] == pytest.approx(before["steps"], rel=0.01)
+
+
+def test_a_model_that_needs_numbers_is_made_in_earnest(project: Any) -> None:
+    project.rewrite(
+        "return self.embedding(tokens)",
+        "return self.embedding(tokens.clamp(0, int(tokens.max())))",
+        "my_model.py",
+    )
+    assert check(project)["stages"][0]["memory"]["activations"] > 0
+
+
+def test_colour(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[2m<\x1b[0m" in project.lmkit("check", project.yaml).out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in project.lmkit("check", project.yaml).out
+
+
+def test_d20(
+    lmkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A billion parameters and data that is not here: no gigabyte is allocated, nothing fetched."""
+    monkeypatch.setenv("LMKIT_CACHE", str(tmp_path / "cache"))
+    largest = 0
+    empty = torch.empty
+
+    def watch(*size: Any, **options: Any) -> torch.Tensor:
+        nonlocal largest
+        made = empty(*size, **options)
+        if type(made) is torch.Tensor and made.device.type == "cpu":
+            largest = max(largest, made.numel() * made.element_size())
+        return made
+
+    monkeypatch.setattr(torch, "empty", watch)
+    done = lmkit("check", ROOT / "experiments" / "gpt_d20.yaml", "--json", "model.depth=20")
+    assert done.code == 0, done.err
+    assert largest < 1e8
+    found = json.loads(done.out)
+    assert found["parameters"] > 1e9
+    assert [stage["name"] for stage in found["stages"]] == ["pretrain", "midtrain", "sft", "math"]
+    pretrain, midtrain, *_ = found["stages"]
+    assert not pretrain["available"]
+    assert "not on this disk yet" in pretrain["data"]
+    assert pretrain["steps"] == 21_363
+    assert pretrain["batch_tokens"] == 524_288
+    assert midtrain["steps"] is None, "it follows from data that nobody has counted"
+    assert found["seconds"]["midtrain"] is None
+    assert found["seconds"]["pretrain"] > 1e4, "by its FLOPs"
+    assert pretrain["rows"] == []
+    gib = 2**30
+    memory = pretrain["memory"]
+    assert memory["weights"] == memory["gradients"] == 4 * found["parameters"]
+    assert 7 * gib < memory["optimizers"] < 8 * gib, "Muon keeps one number a weight, AdamW two"
+    assert not list((tmp_path / "cache").rglob("*")), "nothing is kept"

@@ -1,0 +1,59 @@
+"""`lmkit describe`: the arguments of any class, as they were written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize("name", ["lmkit_models.gpt.GPT", "gpt"])
+def test_a_model(lmkit: Callable[..., Any], name: str) -> None:
+    done = lmkit("describe", name)
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0] == "lmkit_models.gpt.GPT"
+    assert "depth: int  (needed)" in lines
+    assert lines[lines.index("depth: int  (needed)") + 1] == "    transformer blocks."
+    for line in (
+        "width: int | None = None",
+        "window_pattern: str = 'L'",
+        "logit_softcap: float | None = 15.0",
+        "qk_norm: bool = True",
+    ):
+        assert line in lines
+    assert max(map(len, lines)) <= 100
+
+
+def test_types_and_what_a_base_class_takes(lmkit: Callable[..., Any]) -> None:
+    out = lmkit("describe", "lmkit.train.runner.BasicModelRunner").out
+    assert "max_batch_size: int | Literal['auto'] = 'auto'\n" in out
+    assert "overrides: Mapping[str, Any] | None = None\n" in out
+    assert "precision: Literal['auto', 'bf16', 'fp16', 'fp32'] = 'auto'\n" in out, "inherited"
+    out = lmkit("describe", "lmkit.data.sources.JsonLines").out
+    assert "path: str | list[str]  (needed)\n    a file, a folder, a glob, or a list" in out
+
+
+def test_a_class_of_the_current_folder(
+    project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.folder)
+    out = project.lmkit("describe", "my_model.Table").out
+    assert "Logits that hang on the last token only." in out
+    assert "tokenizer  (needed)\n    a Tokenizer or a tiktoken Encoding" in out, "as LMBase says"
+    assert out.endswith("vocab_size: int = 257\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("lmkit_models.gpt.GPTT", "has no 'GPTT'; did you mean 'GPT'?"),
+        ("nothing", "nothing is registered as 'nothing'; "),
+        ("lmkit.text", "lmkit.text: it is neither a class nor a function; "),
+    ],
+)
+def test_what_is_not_there(lmkit: Callable[..., Any], name: str, said: str) -> None:
+    done = lmkit("describe", name)
+    assert done.code == 2
+    assert said in done.error

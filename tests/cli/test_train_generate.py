@@ -1,0 +1,121 @@
+"""A model of the user's own trains and writes through the real command line, registered nowhere."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Of no shape that lmkit has seen: no embedding, no linear layer, a parameter of three dimensions.
+MODEL = '''\
+import torch
+from helper import powers
+from torch import nn
+
+from lmkit import LMBase
+
+
+class Votes(LMBase):
+    """The last tokens, the nearer the heavier, vote for the next one."""
+
+    def __init__(self, tokenizer, reach: int):
+        super().__init__(tokenizer=tokenizer, max_len=24)
+        size = tokenizer.vocab_size
+        self.votes = nn.Parameter(torch.randn(reach, size, size) * 0.01)
+
+    def forward(self, tokens):
+        logits = 0
+        for back, weight in enumerate(powers(0.5, len(self.votes))):
+            seen = torch.nn.functional.pad(tokens, (back, 0))[:, : tokens.shape[1]]
+            logits = logits + weight * self.votes[back][seen]
+        return logits
+'''
+HELPER = "def powers(base, count):\n    return [base**i for i in range(count)]\n"
+YAML = """\
+name: votes
+tokenizer: lmkit.text.tokenizer.Byte
+model: {class: my_model.Votes, reach: 3}
+runner: {device: cpu, precision: fp32}
+stages:
+  - name: pretrain
+    data: {class: lmkit.data.sources.TextFiles, path: text.txt}
+    steps: 30
+    batch_size: 4
+    optimizers: [{class: torch.optim.AdamW, lr: 0.1}]
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, process: Callable[..., Any]) -> Path:
+    """A folder with `project/`, the user's files, and `runs/votes/`, trained from them."""
+    folder = tmp_path_factory.mktemp("trained")
+    project = folder / "project"
+    project.mkdir()
+    (project / "my_model.py").write_text(MODEL)
+    (project / "helper.py").write_text(HELPER)
+    (project / "votes.yaml").write_text(YAML)
+    (project / "text.txt").write_text("abcd" * 300)
+    done = process("train", "project/votes.yaml", cwd=folder)
+    assert done.code == 0, done.err
+    assert "pretrain     30" in done.out
+    return folder
+
+
+def test_it_trains_and_writes_from_another_folder(
+    trained: Path, process: Callable[..., Any]
+) -> None:
+    done = process("generate", "runs/votes", "-p", "abc", "-n", "9", cwd=trained)
+    assert (done.code, done.err) == (0, "")
+    assert done.out == "abcdabcdabcd\n"
+
+
+def test_without_its_source_a_checkpoint_asks_for_trust(
+    trained: Path, process: Callable[..., Any], tmp_path: Path
+) -> None:
+    newest = sorted((trained / "runs" / "votes" / "checkpoints").iterdir())[-1]
+    copy = tmp_path / "copy"
+    shutil.copytree(newest, copy)
+    away = trained / "project.away"
+    (trained / "project").rename(away)
+    try:
+        refused = process("generate", "copy", "-p", "abc", cwd=tmp_path)
+        assert refused.code == 3
+        assert "needs the module helper" in refused.error
+        assert f"{trained / 'project' / 'helper.py'} is gone" in refused.error
+        assert "--trust-code" in refused.error
+        assert refused.out == ""
+        words = ["-p", "ab", "-p", "bc", "-n", "4", "--trust-code"]
+        done = process("generate", "copy", *words, cwd=tmp_path)
+        assert (done.code, done.err) == (0, "")
+        assert done.out == "abcdab\n\nbcdabc\n\n"
+    finally:
+        away.rename(trained / "project")
+
+
+def test_a_bare_string_names_a_model_beside_the_yaml(project: Any) -> None:
+    source = (project.folder / "my_model.py").read_text().replace("class Table", "class MLP")
+    (project.folder / "model.py").write_text(source)
+    project.rewrite("model: {class: my_model.Table}", "model: model.MLP")
+    done = project.train()
+    assert done.code == 0, done.err
+    done = project.lmkit("generate", project.run, "-p", "1", "-n", "3")
+    assert done.code == 0
+    assert done.out.startswith("1")
+
+
+def test_a_prompt_from_stdin(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert project.train().code == 0
+    monkeypatch.setattr("sys.stdin", StringIO("2 and 2 is"))
+    done = project.lmkit("generate", project.run, "-p", "-", "-n", "2")
+    assert done.out.startswith("2 and 2 is")
+
+
+def test_a_finished_run_says_so(project: Any) -> None:
+    assert project.train().code == 0
+    again = project.train()
+    assert again.code == 0
+    assert "is finished: 4 steps" in again.out
