@@ -57,8 +57,14 @@ def _headline(parameter: Parameter) -> str:
     if parameter.required:
         words.append("  (needed)")
     elif not parameter.inherited or parameter.default is not None:
-        words.append(f" = {parameter.default!r}")
+        words.append(f" = {_default(parameter.default)}")
     return "".join(words)
+
+
+def _default(value: Any) -> str:
+    from lmkit.config import Spec
+
+    return value.path if isinstance(value, Spec) else repr(value)
 
 
 def _type_name(annotation: Any) -> str:

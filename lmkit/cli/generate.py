@@ -16,9 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-n", "--max-new-tokens", type=int, default=128, help="default 128")
     parser.add_argument(
-        "-t", "--temperature", type=float, default=0.0, help="0, the default, takes the likeliest"
+        "-t", "--temperature", type=float, default=0.8, help="default 0.8; 0 takes the likeliest"
     )
-    parser.add_argument("--top-k", type=int, help="choose among the k likeliest")
+    parser.add_argument(
+        "--top-k", type=int, default=50, help="choose among the k likeliest, default 50"
+    )
     parser.add_argument("--top-p", type=float, default=1.0, help="choose among the likeliest p")
     parser.add_argument(
         "--repetition-penalty", type=float, default=1.0, help="above 1 repeats less"

@@ -108,19 +108,26 @@ def _escaped(text: str) -> list[str]:
 def _data_size(stage: StagePreview) -> str:
     if not stage.available:
         return "`lmkit train` gets it"
-    if stage.data_tokens is None:
+    if stage.data_tokens is None or stage.data_rows is None:
         return "its tokens are counted when training begins"
     if stage.counted:
-        return f"{stage.data_tokens:,} tokens to train on"
-    return f"about {readable_count(stage.data_tokens)} tokens to train on, by its first documents"
+        return f"{stage.data_tokens:,} tokens to train on, {stage.data_rows:,} rows"
+    tokens, rows = map(readable_count, (stage.data_tokens, stage.data_rows))
+    return f"about {tokens} tokens to train on, {rows} rows, by its first documents"
 
 
 def _length(stage: StagePreview) -> str:
     if stage.steps is None or stage.tokens is None:
-        return f"epochs: {stage.epochs:g}; the steps follow when the data is counted"
-    about = "" if stage.counted else "about "
-    epochs = "" if stage.epochs is None else f", {about}{stage.epochs:.3g} epochs"
-    return f"{stage.steps:,} steps, {stage.tokens:,} tokens{epochs}"
+        return f"epochs: {stage.epochs:g}; the steps are counted when training begins"
+    length = f"{stage.steps:,} steps, {stage.tokens:,} tokens"
+    if stage.epochs is None:
+        return length
+    epochs = f"{stage.epochs:.3g} epochs"
+    if stage.counted:
+        return f"{length}, {epochs}"
+    if stage.follows_data:
+        return f"about {length}, {epochs}; the steps are counted when training begins"
+    return f"{length}, about {epochs}"
 
 
 def _memory(memory: Memory) -> list[str]:

@@ -56,9 +56,10 @@ class StagePreview:
     Attributes:
         data: what its source says of itself.
         available: the data lies on this disk.
-        data_tokens: of its training text; None where nothing tells.
-        counted: data_tokens, and epochs or steps with it, are counted and not estimated from the
+        data_tokens, data_rows: of its training text; None where nothing tells.
+        counted: they, and epochs or steps with them, are counted and not estimated from the
             beginning of the text.
+        follows_data: the stage's length was given in epochs.
         steps: None, like tokens and epochs, where they follow from a size that is not known.
         tokens: of the whole stage.
         width: positions of a row.
@@ -73,7 +74,9 @@ class StagePreview:
     data: str
     available: bool
     data_tokens: int | None
+    data_rows: int | None
     counted: bool
+    follows_data: bool
     steps: int | None
     tokens: int | None
     epochs: float | None
@@ -143,7 +146,9 @@ class StageLook:
             data=described,
             available=available,
             data_tokens=seen.tokens,
+            data_rows=run.plan.rows_per_epoch if sized else None,
             counted=seen.share == 1.0,
+            follows_data=stage.epochs is not None,
             steps=run.plan.steps if sized or stage.epochs is None else None,
             tokens=run.plan.tokens if sized or stage.epochs is None else None,
             epochs=run.plan.epochs if sized else stage.epochs,

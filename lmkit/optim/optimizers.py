@@ -160,9 +160,7 @@ def _make_member(
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ConfigError(f"{spec.path} is no torch.optim.Optimizer", at=spec.at)
     if excluded and "weight_decay" not in optimizer.defaults:
-        raise ConfigError(
-            f"{spec.path} has no weight_decay, so no_decay means nothing", at=at
-        )
+        raise ConfigError(f"{spec.path} has no weight_decay, so no_decay means nothing", at=at)
     words = spec.args.get("params") or ()
     label = "+".join([words] if isinstance(words, str) else words)
     return Member(

@@ -290,7 +290,10 @@ class LMRunnerBase(ABC):
                 found = asdict(bits_per_byte(self.model, batches, self.world.sum))
         samples: list[tuple[str, str]] = []
         if wishes.samples and self.world.is_main:
-            sampling = Sampling(max_new_tokens=wishes.max_new_tokens)
+            # as `lmkit generate` does by default: the likeliest words alone soon go in circles
+            sampling = Sampling(
+                temperature=0.8, top_k=50, max_new_tokens=wishes.max_new_tokens, seed=self.seed
+            )
             completions = self.model.generate(list(wishes.samples), sampling)
             samples = [(completion.prompt, completion.text) for completion in completions]
         self.metrics.evaluation(self.progress.step, run.stage.name, found, samples)

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -166,9 +165,7 @@ class TestPlugins:
 
 
 class TestCheckpoints:
-    def test_a_damaged_one_is_passed_over(
-        self, project: Any, process: Callable[..., Any]
-    ) -> None:
+    def test_a_damaged_one_is_passed_over(self, project: Any, process: Callable[..., Any]) -> None:
         assert project.train().code == 0
         _, newest = sorted((project.run / "checkpoints").iterdir())
         os.truncate(newest / "model.safetensors", 1000)

@@ -32,7 +32,7 @@ def test_what_it_tells(project: Any) -> None:
         "embeddings                  66,049  100.0%",
         "stage pretrain",
         "data        TextFiles: text.txt, 0.0 MB, 25% held out",
-        "753 tokens to train on",
+        "753 tokens to train on, 48 rows",
         "length      4 steps, 128 tokens, 0.167 epochs",
         "step        2 rows of 16: 32 tokens, all rows at once",
         "AdamW                             66,049 parameters, rate 0.00324",
@@ -111,7 +111,8 @@ def test_text_that_is_tokenised_already_is_counted(
     before = check(project, "stages.0.epochs=2")["stages"][0]
     assert not before["counted"]
     done = project.lmkit("check", project.yaml, "stages.0.epochs=2")
-    assert "about 6k tokens to train on, by its first documents" in done.out
+    assert "about 6k tokens to train on, 378 rows, by its first documents" in done.out
+    assert "tokens, 2 epochs; the steps are counted when training begins" in done.out
     assert project.train("stages.0.steps=1").code == 0
     after = check(project, "stages.0.epochs=2")["stages"][0]
     assert after["counted"]
@@ -136,9 +137,7 @@ def test_colour(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b" not in project.lmkit("check", project.yaml).out
 
 
-def test_d20(
-    lmkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_d20(lmkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A billion parameters and data that is not here: no gigabyte is allocated, nothing fetched."""
     monkeypatch.setenv("LMKIT_CACHE", str(tmp_path / "cache"))
     largest = 0

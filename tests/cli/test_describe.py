@@ -35,9 +35,13 @@ def test_types_and_what_a_base_class_takes(lmkit: Callable[..., Any]) -> None:
     assert "path: str | list[str]  (needed)\n    a file, a folder, a glob, or a list" in out
 
 
-def test_a_class_of_the_current_folder(
-    project: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_keys_of_a_stage(lmkit: Callable[..., Any]) -> None:
+    out = lmkit("describe", "lmkit.config.Stage").out
+    assert "schedule: Spec = lmkit.optim.schedule.WarmupCosine\n" in out
+    assert "optimizers: Literal['auto'] | tuple[Spec, ...] = 'auto'\n" in out
+
+
+def test_a_class_of_the_current_folder(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project.folder)
     out = project.lmkit("describe", "my_model.Table").out
     assert "Logits that hang on the last token only." in out

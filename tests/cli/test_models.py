@@ -22,8 +22,12 @@ def test_the_zoo(lmkit: Callable[..., Any]) -> None:
     for name in ZOO:
         model = resolve(f"lmkit_models.{name}")
         about = model.__doc__.splitlines()[0]
-        assert re.search(rf"^lmkit_models\.{name}  \(\w+\)\n    {re.escape(about)}$", done.out, re.M)
-    size = resolve("lmkit_models.gpt.GPT")(depth=1, tokenizer=Tiktoken("python4k")).parameter_count()
+        assert re.search(
+            rf"^lmkit_models\.{name}  \(\w+\)\n    {re.escape(about)}$", done.out, re.M
+        )
+    size = resolve("lmkit_models.gpt.GPT")(
+        depth=1, tokenizer=Tiktoken("python4k")
+    ).parameter_count()
     assert f"    {size:,} parameters at depth=1\n" in done.out
     assert done.out.count(" parameters at its defaults\n") == 3
 

@@ -68,7 +68,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, process: Callable[..., Any
 def test_it_trains_and_writes_from_another_folder(
     trained: Path, process: Callable[..., Any]
 ) -> None:
-    done = process("generate", "runs/votes", "-p", "abc", "-n", "9", cwd=trained)
+    done = process("generate", "runs/votes", "-p", "abc", "-n", "9", "-t", "0", cwd=trained)
     assert (done.code, done.err) == (0, "")
     assert done.out == "abcdabcdabcd\n"
 
@@ -88,7 +88,7 @@ def test_without_its_source_a_checkpoint_asks_for_trust(
         assert f"{trained / 'project' / 'helper.py'} is gone" in refused.error
         assert "--trust-code" in refused.error
         assert refused.out == ""
-        words = ["-p", "ab", "-p", "bc", "-n", "4", "--trust-code"]
+        words = ["-p", "ab", "-p", "bc", "-n", "4", "-t", "0", "--trust-code"]
         done = process("generate", "copy", *words, cwd=tmp_path)
         assert (done.code, done.err) == (0, "")
         assert done.out == "abcdab\n\nbcdabc\n\n"

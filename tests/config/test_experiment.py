@@ -184,6 +184,17 @@ def test_overrides_replace_the_horizon_and_the_class(load: Load) -> None:
     ]
 
 
+def test_arguments_alone_are_for_the_default_class(load: Load, tmp_path: Path) -> None:
+    text = YAML.replace("stages:", "runner: {device: cpu}\nstages:")
+    experiment = load("stages.tune.schedule.warmup=3", text=text)
+    assert experiment.runner == Spec(Experiment.runner.path, {"device": "cpu"})
+    assert str(experiment.runner.at) == f"{tmp_path / 'x.yaml'}:4"
+    assert experiment.stages[1].schedule == Spec(Stage.schedule.path, {"warmup": 3})
+    assert load("runner.threads=2").runner == Spec(Experiment.runner.path, {"threads": 2})
+    with pytest.raises(ConfigError, match="experiment.model must be a class, not"):
+        load("model={depth: 3}")
+
+
 def test_differences_see_lists_nulls_and_missing_stages(load: Load) -> None:
     base = load()
     assert differences(base, load()) == []

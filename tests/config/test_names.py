@@ -169,3 +169,11 @@ def test_an_lmkit_error_of_a_plugin_passes_as_it_is(plugin: Write) -> None:
     name = plugin("from lmkit.errors import DataError\nraise DataError('no such corpus')\n")
     with pytest.raises(LMKitError, match="^no such corpus$"):
         resolve(f"{name}.X")
+
+
+def test_without_a_near_name_the_classes_are_told(plugin: Write) -> None:
+    name = plugin("import pathlib\nfrom pathlib import Path\nclass A: ...\nclass B: ...\n")
+    with pytest.raises(ConfigError, match=f"{name} has no 'Xyz'; it has A, B$"):
+        resolve(f"{name}.Xyz")
+    with pytest.raises(ConfigError, match="lmkit.optim has no 'Xyz'; it has Muon, Opt"):
+        resolve("lmkit.optim.Xyz")

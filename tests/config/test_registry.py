@@ -149,3 +149,14 @@ def test_errors_of_a_constructor() -> None:
         build(Spec("Picky", {"how": "data"}, at, places))
     with pytest.raises(OSError, match="disk"):
         build(Spec("Picky", {"how": "disk"}, at, places))
+
+
+def test_a_value_that_torch_refuses_is_no_fault_of_a_plugin() -> None:
+    class OfTorch(Picky):
+        __module__ = "torch.optim.adam"
+
+    register("OfTorch")(OfTorch)
+    said = "^x.yaml:5: OfTorch refuses: ValueError: bad value; see lmkit describe OfTorch$"
+    with pytest.raises(ConfigError, match=said) as e:
+        build(Spec("OfTorch", {"how": "value"}, Place("x.yaml", 5)))
+    assert not isinstance(e.value, PluginError)

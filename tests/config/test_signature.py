@@ -111,6 +111,27 @@ def test_fields_that_are_not_compared_belong_to_the_program() -> None:
     assert names(Thing) == ["width"]
 
 
+def test_docs_of_a_class_above_count() -> None:
+    class Above:
+        """Above.
+
+        Args:
+            width: of it.
+            depth: of it.
+        """
+
+        def __init__(self, width: int, depth: int) -> None: ...
+
+    class Below(Above):
+        """Below.
+
+        Args:
+            depth: another.
+        """
+
+    assert {p.name: p.doc for p in parameters(Below)} == {"width": "of it.", "depth": "another."}
+
+
 def test_positional_only_and_silent_callables() -> None:
     def function(a: int, /, b: int, *rest: int, c: int = 3) -> None: ...
 

@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmkit.data import InMemory, JsonLines, MixedStores, Mixture, TextFiles, TokenStore, prepare
+from lmkit.data import (
+    InMemory,
+    JsonLines,
+    MixedStores,
+    Mixture,
+    TextFiles,
+    TokenStore,
+    find_prepared,
+    prepare,
+)
 from lmkit.data import tokenise as tokenise_module
 from lmkit.data.store import dtype_of
 from lmkit.errors import DataError, TokenizerError
@@ -181,6 +190,17 @@ class TestCache:
         prompts = InMemory([{"prompt": "a", "truth": "b"}])
         options = [{}, {"max_len": 99}, {"include_prompts": False}]
         assert len({prepared(prompts, **option).folder for option in options}) == 3
+
+    @pytest.mark.parametrize("document", ["abc", {"prompt": "a", "truth": "b"}])
+    def test_what_is_there_can_be_asked_for(self, document: object, tmp_path: Path) -> None:
+        source = InMemory([document], holdout=0.0)
+        options = {"max_len": 16, "cache": tmp_path}
+        assert find_prepared(source, Byte(), "train", **options) is None
+        made = prepare(source, Byte(), "train", **options)
+        found = find_prepared(source, Byte(), "train", **options)
+        assert found is not None
+        assert found.folder == made.folder
+        assert find_prepared(source, Byte(), "validation", **options) is None
 
     def test_an_empty_split_is_a_store_without_documents(self) -> None:
         store = prepared(InMemory(["abc", "de"], holdout=0), split="validation")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmkit.errors import ModelError
+from lmkit.errors import ModelError, PluginError
 from lmkit.inference import Sampling
 from lmkit.model import LMBase, Loss
 from lmkit.nn import Cache, KVCache, Mask, attend
@@ -241,6 +241,13 @@ def test_logits_that_do_not_fit_are_one_error(make: Any, message: str) -> None:
         with pytest.raises(ModelError, match=f"Odd(.forward)? .*{message}") as error:
             use(returning(make))
         assert "\n" not in str(error.value)
+
+
+def test_a_forward_that_fails_is_told_with_its_own_traceback() -> None:
+    model = returning(lambda tokens: tokens.embeding)
+    with pytest.raises(PluginError, match="Odd.forward fails on 2 tokens: Attr") as error:
+        model.check()
+    assert "lambda tokens: tokens.embeding" in error.value.traceback
 
 
 def test_a_tokenizer_bigger_than_the_embedding_is_told_before_an_index_fails() -> None:

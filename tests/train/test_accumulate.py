@@ -127,6 +127,7 @@ def test_clipping_scales_the_whole_gradient(batch: Batch) -> None:
 
 def test_compiling_takes_one_graph_for_all_batches(batch: Batch) -> None:
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     model = make_model()
     module = LossModule(model)
     module.compile(backend="aot_eager", fullgraph=True)  # in place, as Learner does
