@@ -13,7 +13,7 @@ DEV := $(VENV)/.installed-dev
 
 quickstart: $(CORE)
 	$(BIN)/lmkit train experiments/quickstart.yaml
-	$(BIN)/lmkit generate runs/quickstart -p "def "
+	$(BIN)/lmkit generate runs/quickstart -p "def " --repetition-penalty 1.15
 
 test: $(DEV)
 	$(BIN)/python -m pytest
