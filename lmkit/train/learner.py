@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lmkit.errors import NumericError
+from lmkit.errors import ConfigError, NumericError
 from lmkit.model import LMBase, Loss
 from lmkit.optim import OptimizerSet
 from lmkit.text import Batch
@@ -16,6 +17,8 @@ from lmkit.train.accumulate import LossModule, accumulate
 from lmkit.train.memory import MicroBatch
 from lmkit.train.precision import Precision
 from lmkit.train.world import World
+
+logger = logging.getLogger(__name__)
 
 # `compile: auto` compiles on CUDA from this much work on: some five minutes at 350 TFLOP/s.
 COMPILE_FROM_FLOPS = 1e17
@@ -71,15 +74,24 @@ class Learner:
         if compile:
             self._bare.compile()  # in place: the names in state_dict stay as they are
         self._wrapped = world.wrap(self._bare)
+        self._reached = False  # whether it is known that gradients reach every parameter
 
     def agree_on_micro_batch(self, batch: Batch) -> None:
         """Find, before the first step, a micro-batch that fits on every rank.
 
         Once DDP reduces gradients, a rank that ran out of memory could not try again alone.
+
+        Raises:
+            ConfigError: one row does not fit, or DDP would wait for a gradient that never comes.
         """
         if self.world.size > 1:
             alone = World(0, 1, self.world.device)
             self.micro_batch.fit(lambda: self._accumulate(batch, 0, alone), self._forget)
+            if idle := self._idle():
+                raise ConfigError(
+                    f"no gradient reaches {idle}, for which DDP would wait",
+                    hint="use them in the loss, or name them under freeze:",
+                )
             self._forget()
             self.micro_batch.rows = int(self.world.min(self.micro_batch.rows))
 
@@ -90,12 +102,18 @@ class Learner:
             seed: what the step's random numbers (dropout) follow from.
             clip: greatest norm that the gradient may have; None for any.
 
+        Parameters that the first gradient does not reach are named in a warning.
+
         Raises:
             NumericError: loss or gradient is NaN or infinite; no weight was changed, and the
                 gradients are still there to look into.
         """
         self.model.train()
         loss = self.micro_batch.fit(lambda: self._accumulate(batch, seed, self.world), self._forget)
+        if not self._reached:
+            self._reached = True
+            if idle := self._idle():
+                logger.warning("no gradient reaches %s: not trained", idle)
         self.precision.unscale(self.optimizers)
         grad_norm = self.optimizers.grad_norm()
         finite = bool(torch.isfinite(grad_norm) & torch.isfinite(loss.total))
@@ -120,6 +138,11 @@ class Learner:
             precision=self.precision,
             seed=seed,
         )
+
+    def _idle(self) -> str:
+        """The trainable parameters that the last backward pass did not reach."""
+        named = self.model.named_parameters()
+        return ", ".join(name for name, p in named if p.requires_grad and p.grad is None)
 
     def _forget(self) -> None:
         self.optimizers.zero_grad()

@@ -96,7 +96,13 @@ class World:
         if self.size == 1:
             return [float(value) for value in values]
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor, op=op)
+        try:
+            dist.all_reduce(tensor, op=op)
+        except RuntimeError as error:
+            raise DistributedError(
+                f"rank {self.rank} of {self.size} lost another rank: {error}",
+                hint="its own message says why; the same command goes on from the last checkpoint",
+            ) from error
         return tensor.tolist()
 
     def barrier(self) -> None:

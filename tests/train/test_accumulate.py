@@ -125,6 +125,21 @@ def test_clipping_scales_the_whole_gradient(batch: Batch) -> None:
     torch.testing.assert_close(clipped.head.weight - before, moved, rtol=1e-5, atol=1e-12)
 
 
+def test_parameters_that_no_gradient_reaches_are_named_once(
+    batch: Batch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_model()
+    model.spare = torch.nn.Linear(2, 2).double()
+    learner = make_learner(model)
+    for _ in range(2):
+        learner.learn(batch, seed=0, clip=None)
+    (record,) = caplog.records
+    assert record.getMessage() == "no gradient reaches spare.weight, spare.bias: not trained"
+    learner.world = World(0, 2, CPU)  # DDP would hang or fail later, with less to go by
+    with pytest.raises(ConfigError, match=r"spare\.weight, spare\.bias"):
+        learner.agree_on_micro_batch(batch)
+
+
 def test_compiling_takes_one_graph_for_all_batches(batch: Batch) -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
