@@ -18,7 +18,7 @@ seed: 7
 out: {out}
 tokenizer: lmkit.text.tokenizer.Byte
 model:
-  class: lmkit_models.gpt2.GPT2
+  class: slow.Slow
   embedding_dim: 16
   layers: 1
   heads: 2
@@ -46,8 +46,23 @@ stages:
 """
 
 
+# where a signal has to hit a run between two given steps, SLOW gives it the time
+SLOW = """\
+import os
+import time
+
+from lmkit_models.gpt2 import GPT2
+
+
+class Slow(GPT2):
+    def loss(self, batch):
+        time.sleep(float(os.environ.get("SLOW", "0")))
+        return super().loss(batch)
+"""
+
+
 def write_experiment(folder: Path) -> Path:
-    """The YAML with its data: eight text files and thirty sums."""
+    """The YAML with its data (eight text files and thirty sums) and its model."""
     texts = folder / "text"
     texts.mkdir(parents=True)
     for number in range(8):
@@ -56,6 +71,7 @@ def write_experiment(folder: Path) -> Path:
     sums = [{"prompt": f"{i}+{i}=", "truth": str(2 * i)} for i in range(30)]
     lines = "\n".join(json.dumps(line) for line in sums)
     (folder / "sums.jsonl").write_text(lines + "\n", encoding="utf-8")
+    (folder / "slow.py").write_text(SLOW, encoding="utf-8")
     path = folder / "tiny.yaml"
     path.write_text(YAML.format(out=folder / "run"), encoding="utf-8")
     return path
