@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from lmkit.errors import DataError
 from lmkit.model import LMBase
@@ -50,7 +51,7 @@ def bits_per_byte(
         ModelError: the model has no tokenizer.
     """
     token_bytes = torch.from_numpy(model.need_tokenizer().token_bytes)
-    total = torch.zeros((), dtype=torch.float64, device=model.device)
+    losses: list[Tensor] = []
     tokens = n_bytes = 0
     with torch.no_grad(), model.evaluating():
         for batch in batches:
@@ -59,10 +60,11 @@ def bits_per_byte(
             counted = (batch.weights != 0) & (token_bytes[batch.targets] > 0)
             count = int(counted.sum())
             text = replace(batch, weights=counted.float(), count=count)
-            total += model.loss(text.to(model.device)).total
+            losses.append(model.loss(text.to(model.device)).total)
             tokens += count
             n_bytes += batch.bytes
-    nats, all_tokens, all_bytes = add([total.item(), tokens, n_bytes])
+    total = sum(loss.item() for loss in losses)
+    nats, all_tokens, all_bytes = add([total, tokens, n_bytes])
     if not all_bytes:
         raise DataError("no text to measure bits per byte on", hint="is the validation set empty?")
     return BitsPerByte(

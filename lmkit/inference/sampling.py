@@ -88,7 +88,10 @@ def sample(
         draws = [_uniform(sampling.seed, row, step) for row in rows]
         # from the maximum down, so that no temperature is too small to divide by
         scaled = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
-        ids = _draw(scaled, sampling, torch.tensor(draws, dtype=torch.float64))
+        # Apple's GPUs have no float64
+        home = torch.device("cpu") if scaled.device.type == "mps" else scaled.device
+        chances = torch.tensor(draws, dtype=torch.float64)
+        ids = _draw(scaled.to(home), sampling, chances).to(broken.device)
     chosen: list[int] = torch.where(broken, -1, ids).tolist()
     if -1 in chosen:
         raise NumericError(

@@ -68,7 +68,7 @@ def accumulate(
             (loss * factor).backward()
         total += loss.detach().float()
     if world.size > 1:
-        total = torch.tensor(world.sum([total.item()])[0])
+        total = torch.tensor(world.sum([total.item()])[0], device=world.device)
     return Loss(total, int(count), int(n_bytes))
 
 
