@@ -59,7 +59,6 @@ class LMRunnerBase(ByHand):
         self.initialize(for_train=False)
         self.folder = RunFolder(self.experiment, allow_change)
         with ExitStack() as stack:
-            self.stop = stack.enter_context(StopFlag())
             # before the ranks connect: no collective waits for a tokenizer
             data = [
                 prepare_stage_data(self.experiment, stage, self.model)
@@ -67,6 +66,8 @@ class LMRunnerBase(ByHand):
             ]
             for index, each in enumerate(data):
                 self._rehearse(index, each)
+            # from here on a signal waits for the step's end; until here there is nothing to save
+            self.stop = stack.enter_context(StopFlag())
             if self.world.is_main:
                 stack.enter_context(self.folder.lock())
             self.world.connect()
