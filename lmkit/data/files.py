@@ -149,7 +149,11 @@ def _matches(pattern: str, folder: str | None) -> list[Found]:
             files = _below(root, target.relative_to(root).as_posix())
             if files:
                 return files
-    looked = "" if Path(pattern).is_absolute() else "looked in " + ", ".join(map(str, places))
+    looked = (
+        ""
+        if Path(pattern).is_absolute()
+        else "looked in " + ", ".join(dict.fromkeys(map(str, places)))
+    )
     what = "no file matches" if glob.has_magic(pattern) else "no such file or folder"
     raise DataError(what, hint=looked, at=pattern)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lmkit.config.names import plugin_error
-from lmkit.errors import LMKitError, ModelError
+from lmkit.errors import DataError, LMKitError, ModelError
 from lmkit.inference.sampling import Sampling
 from lmkit.model import generate as generation
 from lmkit.model.losses import Loss, token_loss
@@ -109,10 +109,16 @@ class LMBase(nn.Module):
         """One prompt a row, on the CPU; of a longer one the first max_len + 1 tokens.
 
         A prompt that has no token left to train on is named in a warning.
+
+        Raises:
+            DataError: no prompts, or one of a wrong form.
         """
         tokenizer = self.need_tokenizer()
+        several = [prompts] if isinstance(prompts, str | Mapping | Prompt) else prompts
+        if not several:
+            raise DataError("there are no prompts")
         samples = []
-        for index, prompt in enumerate(map(Prompt.of, prompts)):
+        for index, prompt in enumerate(map(Prompt.of, several)):
             sample = encode_prompt(tokenizer, prompt, include_prompts=include_prompts)
             samples.append(trim(sample, self.max_len))
             if not samples[-1].trained:
@@ -315,6 +321,25 @@ class LMBase(nn.Module):
             said = f"{name} fails on {tokens.numel()} tokens: {type(error).__name__}: {error}"
             raise plugin_error(said, error, None, "mend it where its traceback ends") from error
         self._checked = True
+
+    def check_causal(self) -> None:
+        """Make sure that a token does not change what is predicted before it.
+
+        A model that sees what it shall predict has a wonderful loss and writes nonsense.
+
+        Raises:
+            ModelError: it does.
+        """
+        length = min(8, self.max_len)
+        tokens = torch.zeros(2, length, dtype=torch.long, device=self.device)
+        tokens[1, -1] = 1
+        with torch.no_grad(), self.evaluating():
+            one, other = self.logits(tokens)[:, :-1].float()
+        if not torch.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True):
+            raise ModelError(
+                f"{type(self).__qualname__} is not causal: a token changes the logits before it",
+                hint="position t may depend on the tokens 0..t only",
+            )
 
     def _check_shape(self, logits: object, tokens: Tensor, cached: bool) -> None:
         name = type(self).__qualname__

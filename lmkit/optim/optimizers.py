@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -159,6 +160,9 @@ def _make_member(
     optimizer = build(bare, **offered)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ConfigError(f"{spec.path} is no torch.optim.Optimizer", at=spec.at)
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ConfigError(f"{spec.path} needs a closure, and steps are made without", at=spec.at)
     if excluded and "weight_decay" not in optimizer.defaults:
         raise ConfigError(f"{spec.path} has no weight_decay, so no_decay means nothing", at=at)
     words = spec.args.get("params") or ()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmkit.errors import ModelError
 from lmkit.model import LMBase, Loss
 from lmkit.text import Batch
 from lmkit.train.precision import Precision
@@ -53,10 +54,9 @@ def accumulate(
         the loss of the global batch: sum over all ranks, detached; count and bytes likewise.
     """
     count, n_bytes = world.sum([batch.count, batch.bytes])
-    if count == 0:
-        count = 1.0  # a batch of zero weights (equal advantages, say): gradient zero, not 0/0
-    # DDP averages over ranks, so the sum over ranks needs the factor `size`.
-    factor = precision.scale * world.size / count
+    # DDP averages over ranks, so the sum over ranks needs the factor `size`. A batch of zero
+    # weights (equal advantages, say) has the gradient zero, not 0/0.
+    factor = precision.scale * world.size / (count or 1.0)
     total = torch.zeros((), device=world.device)
     chunks = micro_batches(batch, micro_batch)
     for index, chunk in enumerate(chunks):
@@ -65,6 +65,10 @@ def accumulate(
         with _no_sync(loss_module, unless=last):
             with precision.autocast():
                 loss = loss_module(chunk.to(world.device))
+            if not loss.requires_grad:
+                raise ModelError(
+                    "the loss has no gradient", hint="is there a no_grad or detach in the model?"
+                )
             (loss * factor).backward()
         total += loss.detach().float()
     if world.size > 1:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from lmkit.config import Experiment
-from lmkit.errors import LMKitError
+from lmkit.errors import ConfigError, LMKitError
 from lmkit.model import LMBase, TrainResult
 from lmkit.model.results import Predictions
 from lmkit.optim import OptimizerSet
@@ -55,6 +55,8 @@ class ByHand(ABC):
         deterministic: bool = False,
         experiment: Experiment | None = None,
     ) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads must be at least 1, not {threads}", key="threads")
         self.max_batch_size = max_batch_size
         self.device = device
         self.precision_policy = precision
@@ -95,6 +97,8 @@ class ByHand(ABC):
         self.world = World.from_environment(self.device if device is None else device)
         checkpoint = find_first(locations)
         saved = checkpoint.model_arguments if checkpoint else {}
+        if checkpoint and (tokenizer := checkpoint.tokenizer()):
+            saved["tokenizer"] = tokenizer
         self.model = self._construct_model(**{**parameters, **saved}).to(self.world.device)
         self.model.initialize(self.world.device)
         self._check_model()
@@ -108,6 +112,7 @@ class ByHand(ABC):
         if checkpoint and self.optimizers and load_optimizer and checkpoint.has_optimizers:
             checkpoint.load_optimizers(self.optimizers)
             self.progress = Progress.from_state(checkpoint.state["progress"])
+            self.precision.load_state_dict(checkpoint.state["precision"])
 
     def train(
         self,
@@ -132,6 +137,7 @@ class ByHand(ABC):
         batch = self.model.tokenize(prompts, include_prompts)
         self.micro_batch.choose(batch.width, len(batch))
         step = self._learn(batch, clip=None)
+        self.progress.stage_step += 1  # another step draws other random numbers
         samples = len(prompts) if actual_samples_read is None else actual_samples_read
         seconds = time.perf_counter() - started
         self.progress.count("train", samples, batch.inputs.numel(), step.loss.count, seconds)
@@ -201,6 +207,7 @@ class ByHand(ABC):
     def _check_model(self) -> None:
         try:
             self.model.check()
+            self.model.check_causal()
         except LMKitError as error:
             if self.experiment is not None:
                 error.at = error.at or self.experiment.model.at

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmkit.errors import CheckpointError, ConfigError, did_you_mean
+from lmkit.errors import CheckpointError, ConfigError
 from lmkit.model import LMBase
 from lmkit.text import Tokenizer, load_tokenizer
 from lmkit.train.contents import (
@@ -270,11 +270,7 @@ class CheckpointDir:
         if self.best is None:
             return False
         if self.best not in metrics:
-            raise ConfigError(
-                f"no best to keep: {self.best!r} is not measured",
-                hint=did_you_mean(self.best, metrics)
-                or f"measured: {', '.join(metrics) or 'nothing'}",
-            )
+            raise ConfigError(f"no best to keep: {self.best!r} was not measured")
         entry = self.best_entry()
         known = entry.metrics[self.best] if entry else None
         return known is None or metrics[self.best] < known

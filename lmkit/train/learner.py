@@ -109,7 +109,11 @@ class Learner:
                 gradients are still there to look into.
         """
         self.model.train()
-        loss = self.micro_batch.fit(lambda: self._accumulate(batch, seed, self.world), self._forget)
+        loss = self.micro_batch.fit(
+            lambda: self._accumulate(batch, seed, self.world),
+            self._forget,
+            alone=self.world.size == 1,
+        )
         if not self._reached:
             self._reached = True
             if idle := self._idle():

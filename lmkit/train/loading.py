@@ -7,6 +7,7 @@ tokenizers, lmkit's own classes and the user's own files, unchanged, are called.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from lmkit.train.plugin_code import (
     open_code,
     warn_of_changes,
 )
+
+logger = logging.getLogger(__name__)
 
 RUN_CHECKPOINTS = "checkpoints"  # in a run's folder
 
@@ -83,10 +86,13 @@ def find_checkpoint(path: str | Path, *, for_inference: bool = False) -> Checkpo
 
 
 def find_first(locations: str | Path | Sequence[str | Path] | None) -> Checkpoint | None:
-    """The checkpoint of the first place that exists; None if none does."""
-    for place in [locations] if isinstance(locations, str | Path) else locations or []:
+    """The checkpoint of the first place that exists; None, with a warning, if none does."""
+    places = [locations] if isinstance(locations, str | Path) else locations or []
+    for place in places:
         if Path(place).expanduser().exists():
             return find_checkpoint(place)
+    if places:
+        logger.warning("no checkpoint at %s: the weights are new", ", ".join(map(str, places)))
     return None
 
 

@@ -35,11 +35,14 @@ class MicroBatch:
         usual = max(1, AUTO_TOKENS.get(self.device.type, 16_384) // width)
         self.rows = max(1, min(usual if self.limit == "auto" else self.limit, rows))
 
-    def fit(self, work: Callable[[], T], undo: Callable[[], None]) -> T:
+    def fit(self, work: Callable[[], T], undo: Callable[[], None], *, alone: bool = True) -> T:
         """Do `work`, which reads `rows`; as long as the memory does not suffice, undo it and halve.
 
+        Args:
+            alone: False where other ranks wait in the midst of `work`: it is not tried again.
+
         Raises:
-            ConfigError: one row does not fit.
+            ConfigError: one row does not fit, or the work cannot be tried again.
         """
         while True:
             try:
@@ -47,6 +50,11 @@ class MicroBatch:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
+                if not alone:
+                    raise ConfigError(
+                        f"{self.rows} rows no longer fit into the memory of {self.device}",
+                        hint=f"runner.max_batch_size={(self.rows + 1) // 2}",
+                    ) from error
                 if self.rows == 1:
                     raise ConfigError(
                         f"one row does not fit into the memory of {self.device}: {error}",

@@ -47,8 +47,14 @@ class StagePlan:
         return self.last_row / self.rows_per_epoch
 
 
-def plan_stage(stage: Stage, model: LMBase, rows_per_epoch: int) -> StagePlan:
+def plan_stage(
+    stage: Stage, model: LMBase, rows_per_epoch: int, *, step: int = 0, position: int = 0
+) -> StagePlan:
     """Work out a stage's steps.
+
+    Args:
+        step: steps done before, with a batch size that may have been another one,
+        position: and the rows that they consumed.
 
     Raises:
         ConfigError: `batch_tokens` is no multiple of the row length, or the stage has no step.
@@ -58,21 +64,20 @@ def plan_stage(stage: Stage, model: LMBase, rows_per_epoch: int) -> StagePlan:
     if stage.epochs is not None:
         last_row = round(stage.epochs * rows_per_epoch)
     elif stage.steps is not None:
-        last_row = stage.steps * rows
+        last_row = position + max(0, stage.steps - step) * rows
     else:
         tokens = stage.tokens
         if tokens == "auto":
             tokens = AUTO_TOKENS_PER_PARAMETER * model.scaling_parameter_count()
-        assert isinstance(
-            tokens, int
-        )  # exactly one horizon, checked when the experiment was loaded
+        assert isinstance(tokens, int)  # exactly one horizon: checked with the experiment
         last_row = math.ceil(tokens / (rows * width)) * rows
     if last_row < 1:
         raise ConfigError(
             f"stage '{stage.name}' has no step: {stage.epochs} epochs of {rows_per_epoch} rows",
             hint="ask for more epochs, or for steps: or tokens:",
         )
-    return StagePlan(math.ceil(last_row / rows), rows, width, last_row, rows_per_epoch)
+    steps = step + math.ceil(max(0, last_row - position) / rows)
+    return StagePlan(steps, rows, width, last_row, rows_per_epoch)
 
 
 def _rows_per_batch(stage: Stage, width: int) -> int:

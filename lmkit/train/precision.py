@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from lmkit.errors import ConfigError
 from lmkit.optim import OptimizerSet
 
 Policy = Literal["auto", "bf16", "fp16", "fp32"]
@@ -25,6 +26,10 @@ PROBE_GAIN = 1.3  # bf16 must win by this much: casts cost some 7 % of a step
 def choose(policy: Policy, device: torch.device) -> str:
     """Turn a policy into "bf16", "fp16" or "fp32"."""
     if policy != "auto":
+        if policy not in DTYPES:
+            raise ConfigError(
+                f"there is no precision {policy!r}", hint=f"auto, {', '.join(DTYPES)}"
+            )
         return policy
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
@@ -91,5 +96,6 @@ class Precision:
         return {"name": self.name, "scale": self.scale, "good_steps": self._good_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the scale of a checkpoint of the same dtype."""
-        self.scale, self._good_steps = state["scale"], state["good_steps"]
+        """Take up the loss scale of a checkpoint, if it computed in the same dtype."""
+        if state["name"] == self.name:
+            self.scale, self._good_steps = state["scale"], state["good_steps"]

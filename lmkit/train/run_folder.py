@@ -109,9 +109,11 @@ def _is_longer_horizon(
     if len(parts) != 3 or parts[0] != "stages" or parts[2] not in HORIZONS:
         return False
     names = [stage.name for stage in after.stages]
-    if parts[1] not in names or names.index(parts[1]) < state["progress"]["stage_index"]:
+    if names != [stage.name for stage in before.stages] or parts[1] not in names:
         return False
     index = names.index(parts[1])
+    if index < state["progress"]["stage_index"]:
+        return False
     old = getattr(before.stages[index], parts[2])
     new = getattr(after.stages[index], parts[2])
     numbers = isinstance(old, (int, float)) and isinstance(new, (int, float))

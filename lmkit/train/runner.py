@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lmkit.config import Experiment, build
+from lmkit.config import parameters as declared
 from lmkit.errors import ConfigError
 from lmkit.model import LMBase
 from lmkit.train.loading import build_model
@@ -66,4 +67,11 @@ class BasicModelRunner(LMRunnerBase):
             tokenizer = build(self.experiment.tokenizer, folder=self.experiment.folder)
             return build_model(self.experiment.model, tokenizer)
         assert self.model_class is not None
-        return self.model_class(**{**parameters, **self.overrides})
+        given = {**parameters, **self.overrides}
+        tokenizer = given.get("tokenizer")
+        if not any(each.name == "tokenizer" for each in declared(self.model_class)):
+            given.pop("tokenizer", None)  # a class that brings its own
+        model = self.model_class(**given)
+        if tokenizer is not None:
+            model.tokenizer = tokenizer
+        return model

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lmkit.data import BatchStream
-from lmkit.errors import ConfigError, NumericError, Stopped
+from lmkit.errors import ConfigError, DistributedError, NumericError, Stopped
 from lmkit.evals.bits_per_byte import bits_per_byte
 from lmkit.inference import Sampling
 from lmkit.text import Batch
@@ -38,6 +38,7 @@ class LMRunnerBase(ByHand):
     """
 
     _data_fingerprint = ""  # of the stage under way; a model driven by hand has none
+    _measured: Mapping[str, float] = {}  # by the evaluation after the last step, if there was one
 
     def fit(self, allow_change: Sequence[str] = ()) -> int:
         """Run the experiment's stages, from the newest checkpoint on where there is one.
@@ -94,12 +95,11 @@ class LMRunnerBase(ByHand):
                 self._leave_if_asked(run)
                 self.train_step(stream, run)
                 if run.evaluation_due:
-                    found = self.evaluate(run)
-                    if self.checkpoints.is_best(found):
-                        self.save_checkpoint(run, found)
-                if run.checkpoint_due:
+                    self.evaluate(run)
+                if run.checkpoint_due or self._is_best():
                     self.save_checkpoint(run)
-            self.save_checkpoint(run, self.evaluate(run))
+            self.evaluate(run)
+            self.save_checkpoint(run)
         finally:
             stream.close()
 
@@ -135,13 +135,15 @@ class LMRunnerBase(ByHand):
             completions = self.model.generate(list(wishes.samples), sampling)
             samples = [(completion.prompt, completion.text) for completion in completions]
         self.metrics.evaluation(self.progress.step, run.stage.name, found, samples)
+        self._measured = found
         return found
 
-    def save_checkpoint(self, run: StageRun, metrics: Mapping[str, float] | None = None) -> None:
-        """Write all that a resume needs; the main rank does."""
+    def save_checkpoint(self, run: StageRun) -> None:
+        """Write all that a resume needs. The main rank does; the others wait until it is there."""
         if self.world.is_main:
             self.metrics.flush()
-            self.checkpoints.save(self._contents(run.stage.name, metrics or {}))
+            self.checkpoints.save(self._contents(run.stage.name, self._measured))
+        self.world.barrier()
 
     # --- the parts of a run -------------------------------------------------------------------
 
@@ -156,6 +158,7 @@ class LMRunnerBase(ByHand):
             raise
 
     def _record(self, run: StageRun, step: Step, width: int, seconds: float, waited: float) -> None:
+        self._measured = {}
         rows = run.advance()
         self.progress.stage_step, self.progress.position = run.step, run.position
         self.progress.count(run.stage.name, rows, rows * width, step.loss.count, seconds)
@@ -177,14 +180,24 @@ class LMRunnerBase(ByHand):
             self.checkpoints.prepare(checkpoint_bytes(self.model))
         self.world.barrier()
         resume = self.folder.find_resume()
+        self._agree_on(resume)
         if resume is not None:
             resume.load_weights(self.model)
             self.progress = Progress.from_state(resume.state["progress"])
-            self.precision = Precision(resume.state["precision"]["name"], self.world.device)
+            if self.precision_policy == "auto":  # a probe may have said otherwise then
+                self.precision = Precision(resume.state["precision"]["name"], self.world.device)
             self.precision.load_state_dict(resume.state["precision"])
         if self.world.is_main:
             self.folder.write_experiment()
         return resume
+
+    def _agree_on(self, resume: Checkpoint | None) -> None:
+        step = resume.step if resume else -1
+        if self.world.min(step) != self.world.max(step):
+            raise DistributedError(
+                f"the ranks found different checkpoints in {self.folder.path}",
+                hint="put `out` on a file system that all nodes see",
+            )
 
     def _rehearse(self, index: int, data: StageData) -> None:
         """Open a stage for a look: its errors are due before anything is written, not at night."""
@@ -193,6 +206,8 @@ class LMRunnerBase(ByHand):
         freeze(self.model, stage.freeze)
         run = StageRun.open(self.experiment, index, data, self.model)
         self.construct_optimizer(self.model, run)
+        if type(self).evaluate is LMRunnerBase.evaluate:
+            run.check_best()
         if stage.init_from and stage.init_from not in [s.name for s in self.experiment.stages]:
             self.folder.find_weights(stage.init_from).check_weights(self.model)
 
@@ -202,22 +217,33 @@ class LMRunnerBase(ByHand):
         self.checkpoints.keep, self.checkpoints.best = stage.checkpoint.keep, stage.checkpoint.best
         self._data_fingerprint = data.fingerprint
         freeze(self.model, stage.freeze)
-        run = StageRun.open(self.experiment, index, data, self.model)
-        self.micro_batch.choose(run.plan.width, -(-run.plan.rows_per_batch // self.world.size))
         if resume is None:
             self.progress.enter_stage(index)
-            if stage.init_from:
-                self.folder.find_weights(stage.init_from).load_weights(self.model)
-        else:
+        run = StageRun.open(
+            self.experiment,
+            index,
+            data,
+            self.model,
+            step=self.progress.stage_step,
+            position=self.progress.position,
+        )
+        self.micro_batch.choose(run.plan.width, -(-run.plan.rows_per_batch // self.world.size))
+        if resume is None and stage.init_from:
+            self.folder.find_weights(stage.init_from).load_weights(self.model)
+        if resume is not None:
             self.folder.refuse_other_data(stage.name, resume.state["data"], data.fingerprint)
-            run.step, run.position = self.progress.stage_step, self.progress.position
-            self.micro_batch.rows = resume.state["micro_batch"]
+            self.micro_batch.rows = min(self.micro_batch.rows, resume.state["micro_batch"])
         self._make_learner(run)
         if resume is not None and not run.done:
             resume.load_optimizers(self.learner.optimizers)
         if not run.done:
             self.learner.agree_on_micro_batch(run.first_batch(self.world))
         return run
+
+    def _is_best(self) -> bool:
+        """Whether what was measured just now is the best so far; the main rank looks."""
+        best = self._measured and self.world.is_main and self.checkpoints.is_best(self._measured)
+        return bool(self._measured and self.world.max(float(bool(best))))
 
     def _leave_if_asked(self, run: StageRun) -> None:
         """Save and leave when a signal reached any rank: all ranks stop at the same step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,8 @@ from lmkit.data import (
     open_rows,
     prepare,
 )
-from lmkit.errors import ConfigError, DataError
+from lmkit.errors import ConfigError, DataError, did_you_mean
+from lmkit.evals.bits_per_byte import BitsPerByte
 from lmkit.model import LMBase
 from lmkit.optim.schedule import Schedule, make_schedule
 from lmkit.optim.selection import select
@@ -123,11 +124,16 @@ class StageRun:
         data: StageData,
         model: LMBase,
         share: float = 1.0,
+        *,
+        step: int = 0,
+        position: int = 0,
     ) -> StageRun:
         """Lay out the rows of the experiment's stage `index` and work out its plan.
 
         Args:
             share: how much of the stage's data `data` is; for a look ahead that reads only some.
+            step: where a resumed stage stands,
+            position: in steps and in rows consumed.
 
         Raises:
             ConfigError: the model cannot do what the stage asks of it.
@@ -148,8 +154,26 @@ class StageRun:
         # every stage shuffles in its own way; the held-out rows are the same for all
         rows = layout(data.train, seed=experiment.seed * 1000 + index)
         validation = layout(data.validation, seed=0) if data.validation else None
-        plan = plan_stage(stage, model, round(rows.rows_per_epoch / share))
-        return cls(stage, plan, rows, validation, make_schedule(stage.schedule, steps=plan.steps))
+        epoch = round(rows.rows_per_epoch / share)
+        plan = plan_stage(stage, model, epoch, step=step, position=position)
+        run = cls(stage, plan, rows, validation, make_schedule(stage.schedule, steps=plan.steps))
+        run.step, run.position = step, position
+        return run
+
+    def check_best(self) -> None:
+        """Make sure that `checkpoint.best` is something that evaluations will measure.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        best = self.stage.checkpoint.best
+        measures = self.stage.evaluate.bits_per_byte and self._validation is not None
+        measured = [field.name for field in fields(BitsPerByte)] if measures else []
+        if best is not None and best not in measured:
+            raise ConfigError(
+                f"stage '{self.stage.name}': no best to keep, {best!r} is not measured",
+                hint=did_you_mean(best, measured) or f"measured: {measured or 'nothing'}",
+            )
 
     @property
     def progress(self) -> float:

@@ -41,11 +41,13 @@ class World:
         Raises:
             ConfigError: the device is not on this machine.
         """
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)  # streams and events are made on the current one
         return cls(
             rank=int(os.environ.get("RANK", "0")),
             size=int(os.environ.get("WORLD_SIZE", "1")),
-            device=pick_device(device, local_rank),
+            device=chosen,
         )
 
     @property
@@ -62,8 +64,6 @@ class World:
         if self.size == 1 or dist.is_initialized():
             return
         backend = "nccl" if self.device.type == "cuda" else "gloo"
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
         try:
             dist.init_process_group(
                 backend, rank=self.rank, world_size=self.size, timeout=COLLECTIVE_TIMEOUT
