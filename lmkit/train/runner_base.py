@@ -95,10 +95,10 @@ class LMRunnerBase(ByHand):
                 self._leave_if_asked(run)
                 self.train_step(stream, run)
                 if run.evaluation_due:
-                    self.evaluate(run)
+                    self._measured = self.evaluate(run)
                 if run.checkpoint_due or self._is_best():
                     self.save_checkpoint(run)
-            self.evaluate(run)
+            self._measured = self.evaluate(run)
             self.save_checkpoint(run)
         finally:
             stream.close()
@@ -135,7 +135,6 @@ class LMRunnerBase(ByHand):
             completions = self.model.generate(list(wishes.samples), sampling)
             samples = [(completion.prompt, completion.text) for completion in completions]
         self.metrics.evaluation(self.progress.step, run.stage.name, found, samples)
-        self._measured = found
         return found
 
     def save_checkpoint(self, run: StageRun) -> None:
