@@ -138,7 +138,7 @@ class ByHand(ABC):
         self.micro_batch.choose(batch.width, len(batch))
         step = self._learn(batch, clip=None)
         self.progress.stage_step += 1  # another step draws other random numbers
-        samples = len(prompts) if actual_samples_read is None else actual_samples_read
+        samples = len(batch) if actual_samples_read is None else actual_samples_read
         seconds = time.perf_counter() - started
         self.progress.count("train", samples, batch.inputs.numel(), step.loss.count, seconds)
         predictions = Predictions(len(batch), lambda: self.model.predict(batch))
@@ -156,10 +156,13 @@ class ByHand(ABC):
             actual_samples_read: what to count as validated where a prompt stands for several.
             include_prompts: measure the prompts' tokens too.
         """
-        samples = len(prompts) if actual_samples_read is None else actual_samples_read
-        self.progress.validated_samples += samples
         with torch.no_grad(), self.model.evaluating(), self.precision.autocast():
-            return self.model.train_prompts(prompts, include_prompts)
+            result = self.model.train_prompts(prompts, include_prompts)
+        rows = len(result.predictions)
+        self.progress.validated_samples += (
+            rows if actual_samples_read is None else actual_samples_read
+        )
+        return result
 
     def generate(
         self, prompts: Sequence[str], max_len: int | None = None, **sampling: Any

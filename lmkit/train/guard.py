@@ -22,6 +22,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 ONE_REQUEST = 1.0  # seconds
 
 
+def exit_code_of(number: int) -> int:
+    """130 after Ctrl+C, 143 after any other signal that asked to stop."""
+    return 130 if number == signal.SIGINT else 143
+
+
 class StopFlag:
     """While the `with` block runs, SIGINT, SIGTERM and SIGUSR1 set `signal` and nothing else.
 
@@ -57,10 +62,8 @@ class StopFlag:
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl+C, 143 after anything else that asked to stop; 0 if nothing did."""
-        if self.signal is None:
-            return 0
-        return 130 if self.signal == signal.SIGINT else 143
+        """`exit_code_of` the signal that asked to stop; 0 if none did."""
+        return 0 if self.signal is None else exit_code_of(self.signal)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -79,21 +79,21 @@ class Learner:
     def agree_on_micro_batch(self, batch: Batch) -> None:
         """Find, before the first step, a micro-batch that fits on every rank.
 
-        Once DDP reduces gradients, a rank that ran out of memory could not try again alone.
+        For several ranks: once DDP reduces gradients, one that ran out of memory could not try
+        again alone.
 
         Raises:
             ConfigError: one row does not fit, or DDP would wait for a gradient that never comes.
         """
-        if self.world.size > 1:
-            alone = World(0, 1, self.world.device)
-            self.micro_batch.fit(lambda: self._accumulate(batch, 0, alone), self._forget)
-            if idle := self._idle():
-                raise ConfigError(
-                    f"no gradient reaches {idle}, for which DDP would wait",
-                    hint="use them in the loss, or name them under freeze:",
-                )
-            self._forget()
-            self.micro_batch.rows = int(self.world.min(self.micro_batch.rows))
+        alone = World(0, 1, self.world.device)
+        self.micro_batch.fit(lambda: self._accumulate(batch, 0, alone), self._forget)
+        if idle := self._idle():
+            raise ConfigError(
+                f"no gradient reaches {idle}, for which DDP would wait",
+                hint="use them in the loss, or name them under freeze:",
+            )
+        self._forget()
+        self.micro_batch.rows = int(self.world.min(self.micro_batch.rows))
 
     def learn(self, batch: Batch, *, seed: int, clip: float | None) -> Step:
         """One optimizer step on this rank's rows of the global batch.

@@ -4,7 +4,6 @@ how each is done stands next door (Learner, StageRun, CheckpointDir, Metrics).
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from lmkit.text import Batch
 from lmkit.train.by_hand import ByHand
 from lmkit.train.checkpoint import Checkpoint, CheckpointDir, checkpoint_bytes
 from lmkit.train.diagnosis import write_diagnosis
-from lmkit.train.guard import StopFlag
+from lmkit.train.guard import StopFlag, exit_code_of
 from lmkit.train.learner import Step
 from lmkit.train.metrics import Metrics
 from lmkit.train.precision import Precision
@@ -235,14 +234,15 @@ class LMRunnerBase(ByHand):
         self._make_learner(run)
         if resume is not None and not run.done:
             resume.load_optimizers(self.learner.optimizers)
-        if not run.done:
+        if self.world.size > 1 and not run.done:
             self.learner.agree_on_micro_batch(run.first_batch(self.world))
         return run
 
     def _is_best(self) -> bool:
         """Whether what was measured just now is the best so far; the main rank looks."""
-        best = self._measured and self.world.is_main and self.checkpoints.is_best(self._measured)
-        return bool(self._measured and self.world.max(float(bool(best))))
+        if not self._measured:
+            return False
+        return bool(self.world.max(self.world.is_main and self.checkpoints.is_best(self._measured)))
 
     def _leave_if_asked(self, run: StageRun) -> None:
         """Save and leave when a signal reached any rank: all ranks stop at the same step."""
@@ -252,7 +252,7 @@ class LMRunnerBase(ByHand):
             raise Stopped(
                 f"stopped at step {self.progress.step}, saved in {self.folder.path}",
                 hint="the same command goes on from there",
-                exit_code=130 if asked == signal.SIGINT else 143,
+                exit_code=exit_code_of(asked),
             )
 
     def _state(self) -> dict[str, Any]:

@@ -198,6 +198,7 @@ def test_no_prompts_are_no_step_and_a_text_is_one_prompt() -> None:
         runner.train([])
     assert runner.progress.step == 0
     assert len(runner.train("hello").predictions) == 1
+    assert runner.progress.overall.samples == 1
 
 
 def test_a_model_that_sees_ahead_is_refused() -> None:
