@@ -8,15 +8,34 @@ from typing import Any, Literal
 
 from lmkit.errors import DataError, did_you_mean
 
-_KEYS = ("prompt", "truth", "text", "messages")
+_KEYS = ("prompt", "truth", "text", "messages", "chosen", "rejected")
+PART_TYPES = ("text", "python", "python_output")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of what an assistant says: text, a call of a tool, or what the tool gave back."""
+
+    type: str
+    text: str
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation: who says it, and what is said."""
+    """One turn of a conversation: who says it, and what is said, in one piece or in parts."""
 
     role: str
-    content: str
+    content: str | tuple[Part, ...]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The content as parts; plain content is one of text."""
+        return (Part("text", self.content),) if isinstance(self.content, str) else self.content
+
+    @property
+    def text(self) -> str:
+        """What a reader sees: the parts of text, without the tools."""
+        return "".join(part.text for part in self.parts if part.type == "text")
 
 
 @dataclass(frozen=True)
@@ -28,6 +47,8 @@ class Prompt:
         truth: the right continuation of ``prompt``.
         text: a plain document.
         messages: a conversation.
+        chosen: of two answers to ``prompt`` or ``messages`` the preferred one,
+        rejected: and the other one.
         at: where it was read, ``file:line``, for error messages; two equal prompts may differ here.
 
     Raises:
@@ -38,6 +59,8 @@ class Prompt:
     truth: str | None = None
     text: str | None = None
     messages: tuple[Message, ...] = ()
+    chosen: str | None = None
+    rejected: str | None = None
     at: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -48,6 +71,31 @@ class Prompt:
                 hint="give {text}, {prompt, truth} or {messages}",
                 at=self.at or None,
             )
+        if (self.chosen is None) != (self.rejected is None):
+            missing = "chosen" if self.chosen is None else "rejected"
+            raise DataError(
+                f"a preference lacks {missing!r}",
+                hint="write {prompt, chosen, rejected}",
+                at=self.at or None,
+            )
+        if self.chosen is not None and (self.text is not None or self.truth is not None):
+            raise DataError(
+                "a preference has another truth",
+                hint="write {prompt, chosen, rejected}",
+                at=self.at or None,
+            )
+
+    @property
+    def pair(self) -> tuple[Prompt, Prompt]:
+        """A preference as two samples: with the chosen answer, and with the rejected one."""
+        assert self.chosen is not None
+        assert self.rejected is not None
+        return self._answered(self.chosen), self._answered(self.rejected)
+
+    def _answered(self, answer: str) -> Prompt:
+        if self.messages:
+            return Prompt(messages=(*self.messages, Message("assistant", answer)), at=self.at)
+        return Prompt(prompt=self.prompt, truth=answer, at=self.at)
 
     @classmethod
     def of(cls, value: str | Mapping[str, Any] | Prompt, at: str = "") -> Prompt:
@@ -75,13 +123,19 @@ class Completion:
     """What a model wrote after a prompt.
 
     ``ids`` are the new tokens without the end mark; ``finish`` says whether the model ended by
-    itself (``stop``: an end token or a stop string) or was cut (``length``).
+    itself (``stop``: an end token or a stop string) or was cut (``length``). ``parts`` holds the
+    calls of tools and what they gave as well; ``text`` is what a reader sees. ``forced`` are the
+    places in ``ids`` of the tokens that a tool wrote; ``end`` is the token that the model ended
+    with, None if it did not.
     """
 
     prompt: str
     text: str
     ids: tuple[int, ...]
     finish: Literal["stop", "length"]
+    parts: tuple[Part, ...] = ()
+    forced: frozenset[int] = frozenset()
+    end: int | None = None
 
 
 def _check_keys(value: Mapping[str, Any], at: str) -> None:
@@ -120,4 +174,23 @@ def _message(item: object, at: str) -> Message:
             hint="write {role: user, content: ...}",
             at=at or None,
         )
+    if isinstance(item["content"], list | tuple):
+        content = tuple(_part(part, at) for part in item["content"])
+        return Message(_string(item, "role", at), content)
     return Message(_string(item, "role", at), _string(item, "content", at))
+
+
+def _part(item: object, at: str) -> Part:
+    if isinstance(item, Part):
+        return item
+    if not isinstance(item, Mapping) or item.keys() != {"type", "text"}:
+        raise DataError(
+            "a part of a message has exactly 'type' and 'text'",
+            hint="write {type: text, text: ...}",
+            at=at or None,
+        )
+    kind = _string(item, "type", at)
+    if kind not in PART_TYPES:
+        hint = did_you_mean(kind, PART_TYPES) or f"there are {', '.join(PART_TYPES)}"
+        raise DataError(f"a part has the type {kind!r}", hint=hint, at=at or None)
+    return Part(kind, _string(item, "text", at))

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Work the experiment out and print it; a mistake in it is an error, as it is of `train`."""
     experiment = load(arguments)
 
-    from lmkit.cli.report import report
+    from lmkit.cli.check_report import report
     from lmkit.lab.preview import preview
 
     found = preview(experiment, run=arguments.run)

@@ -49,6 +49,8 @@ class Evaluate:
         tokens: how many held-out tokens to measure it on.
         samples: beginnings that the model continues at each evaluation, to be read.
         max_new_tokens: how far it continues them.
+        tasks: tasks that the model is asked at each evaluation,
+        problems: and how many held-out problems of each.
     """
 
     every: int = 0
@@ -56,9 +58,11 @@ class Evaluate:
     tokens: int = 65_536
     samples: tuple[str, ...] = ()
     max_new_tokens: int = 64
+    tasks: tuple[Spec, ...] = ()
+    problems: int = 200
 
     def __post_init__(self) -> None:
-        _at_least(self, every=0, tokens=1, max_new_tokens=1)
+        _at_least(self, every=0, tokens=1, max_new_tokens=1, problems=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +89,18 @@ class Stage:
 
     Args:
         name: goes into the names of its checkpoints.
-        data: the source of its text or prompts.
+        data: the source of its text or prompts; of reinforcement learning a task.
+        objective: what is learned from the data; the next token if none is given.
         validation: a source of held-out text; otherwise ``data`` holds some out.
         steps: its length in optimizer steps; exactly one of steps, tokens and epochs.
         tokens: its length in trained tokens, or auto: from the model's size.
         epochs: its length in passes over the data; fractions count.
-        batch_tokens: tokens of a global batch.
+        batch_tokens: tokens of a global batch, or auto: from the length of the training.
         batch_size: rows of a global batch, 8 if neither is given.
         include_prompts: train on the prompt as well as on the truth.
         isolate_documents: no attention from one document of a row to another; prompts never have.
         optimizers: a list of {class, params, lr, ...}, or auto: what the model proposes.
+        optimizer_state: fresh, or inherit: go on with the momenta of the stage before.
         schedule: progress in 0..1 -> multiplier of the learning rates.
         lr_scale: one more multiplier of all of them, such as 0.02 for fine-tuning with `auto`.
         clip: the largest norm of a gradient.
@@ -109,15 +115,17 @@ class Stage:
 
     name: str
     data: Spec
+    objective: Spec | None = None
     validation: Spec | None = None
     steps: int | None = None
     tokens: int | Literal["auto"] | None = None
     epochs: float | None = None
-    batch_tokens: int | None = None
+    batch_tokens: int | Literal["auto"] | None = None
     batch_size: int | None = None
     include_prompts: bool = True
     isolate_documents: bool = False
     optimizers: Literal["auto"] | tuple[OptimizerSpec, ...] = "auto"
+    optimizer_state: Literal["fresh", "inherit"] = "fresh"
     schedule: Spec = Spec("lmkit.optim.schedule.WarmupCosine")
     lr_scale: float = 1.0
     clip: float | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmkit.cli.report import LINE, SHOWN, draw_row, plot
+from lmkit.cli.check_report import LINE, SHOWN, draw_row, plot
 from lmkit.lab.stage_preview import Passage
 
 

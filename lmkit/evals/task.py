@@ -1,0 +1,84 @@
+"""task: problems, how to ask them, how to score an answer; data, evaluation and reward at once."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lmkit.data.holdout import Split
+from lmkit.data.sources import Source
+from lmkit.prompts import Completion, Message, Prompt
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question of a task.
+
+    Attributes:
+        messages: what is asked; the last turn is the user's.
+        solution: the assistant's turn that a model may learn from; None if there is none.
+        answer: what a right answer comes to, as `Task.score` reads it.
+        choices: of a choice problem all that can be answered, such as ("A", "B", "C", "D").
+        correct: which of them is right.
+        at: where it was read, ``file:line``, for error messages.
+    """
+
+    messages: tuple[Message, ...]
+    solution: Message | None = None
+    answer: str = ""
+    choices: tuple[str, ...] = ()
+    correct: int = 0
+    at: str = field(default="", compare=False)
+
+    @property
+    def prompt(self) -> Prompt:
+        """What to ask a model."""
+        return Prompt(messages=self.messages, at=self.at)
+
+    @property
+    def chance(self) -> float:
+        """How often a blind guess is right."""
+        return 1 / len(self.choices) if self.choices else 0.0
+
+
+class Task(Source):
+    """A source of conversations that can also be asked and scored.
+
+    A task writes `problems` and `fingerprint`; a generative one `score` too. As a source of
+    documents it gives each problem with its solution; as a reward, its score.
+
+    Attributes:
+        name: in tables and metrics.
+        kind: `generative`: the model writes, `score` reads. `choice`: the likeliest of
+            `Problem.choices` counts. `letters` are choices that are a token each, so that one
+            look at the logits after the question will do.
+        max_new_tokens: enough for an answer.
+    """
+
+    name: str = ""
+    kind: Literal["generative", "choice", "letters"] = "generative"
+    max_new_tokens: int = 256
+
+    @abstractmethod
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """The problems of a split, always the same, each a pure function of its index.
+
+        `train` and `validation` have none in common.
+
+        Raises:
+            DataError: a file is missing or an entry has no answer; names file and line.
+        """
+
+    def score(self, problem: Problem, completion: Completion) -> float:
+        """How good an answer is: 0 is wrong, 1 is right."""
+        raise NotImplementedError(f"{type(self).__name__} is not generative")
+
+    def documents(self, split: Split) -> Iterator[Prompt]:
+        for problem in self.problems(split):
+            if problem.solution is not None:
+                yield Prompt(messages=(*problem.messages, problem.solution), at=problem.at)
+
+    def describe(self) -> str:
+        return f"{type(self).__name__}: {len(self.problems('train')):,} problems to train on"

@@ -1,0 +1,1 @@
+"""serve: a model that is talked to."""
