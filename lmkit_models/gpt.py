@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lmkit.errors import ModelError
 from lmkit.model import Batch, LMBase, Loss, linear_cross_entropy
+from lmkit.model.scaling import REFERENCE_BATCH, REFERENCE_TOKENS, best_tokens
 from lmkit.nn import (
     KVCache,
     Mask,
@@ -34,13 +35,12 @@ QK_GAIN = 1.2  # on normalised queries and keys each: sharper attention
 LONG, SHORT = "L", "S"
 
 # Every rate was found at a batch of 2**19 tokens and a width of 768; see `default_optimizers`.
-REFERENCE_BATCH, REFERENCE_WIDTH = 2**19, 768
+REFERENCE_WIDTH = 768
 # nanochat scales by the square root of the batch, 0.09 at 4,096 tokens: far too timid there. Bits
 # per byte after 1.5 M tokens of experiments/quickstart.yaml at other factors: 1.514 at 0.35, 1.483
-# at 0.70, 1.488 at 1.06. This power gives 0.71.
-BATCH_POWER = 0.07
-TOKENS_PER_PARAMETER = 12  # the horizon for which nanochat's weight decay was found
-REFERENCE_TOKENS = 1.32e9  # that horizon for the model on which it was found (depth 12)
+# at 0.70, 1.488 at 1.06. The batches that nanochat itself chooses give 0.707 at least.
+SMALL_BATCH_FACTOR = 0.7
+MUON_RATE, MUON_DECAY = 0.02, 0.28
 
 
 class GPT(LMBase):
@@ -224,26 +224,39 @@ class GPT(LMBase):
     def default_optimizers(self, batch_tokens: int, steps: int) -> list[dict[str, Any]]:
         """Muon for the matrices, AdamW for the rest: nanochat's table, scaled to this batch.
 
-        AdamW's rates for embeddings and head go with width**-0.5 too. Muon's decay is scaled as
-        nanochat does by batch and horizon (12 tokens a parameter at least).
+        All rates go with the square root of the batch, AdamW's for embeddings and head with
+        width**-0.5 too. Muon's decay goes with the square root of the batch and against the
+        horizon, which counts as 12 tokens a parameter at least.
         """
-        batch = (batch_tokens / REFERENCE_BATCH) ** BATCH_POWER
+        ratio = batch_tokens / REFERENCE_BATCH
+        batch = max(ratio**0.5, SMALL_BATCH_FACTOR)
         width = (self.token_embedding.embedding_dim / REFERENCE_WIDTH) ** -0.5
-        horizon = max(batch_tokens * steps, TOKENS_PER_PARAMETER * self.scaling_parameter_count())
-        decay = 0.28 * (batch_tokens / REFERENCE_BATCH) ** 0.5 * REFERENCE_TOKENS / horizon
-        table = {  # rate, betas, weight decay
-            "head": (0.008 * width * batch, (0.8, 0.96), 0.01),
-            "embeddings": (0.3 * width * batch, (0.8, 0.995), 0.001),
-            "value_embeddings": (0.15 * width * batch, (0.8, 0.995), 0.01),
-            "residual_scale": (0.005 * batch, (0.8, 0.95), 0.05),
-            "embedding_scale": (0.5 * batch, (0.96, 0.95), 0.0),
+        horizon = max(batch_tokens * steps, best_tokens(self.scaling_parameter_count()))
+        decay = MUON_DECAY * ratio**0.5 * REFERENCE_TOKENS / horizon
+        by_batch = f"x {batch:.4g} for the batch"
+        by_both = f"x {width:.4g} for the width {by_batch}"
+        table = {  # rate, what it is scaled by, betas, weight decay
+            "head": (0.008, width * batch, by_both, (0.8, 0.96), 0.01),
+            "embeddings": (0.3, width * batch, by_both, (0.8, 0.995), 0.001),
+            "value_embeddings": (0.15, width * batch, by_both, (0.8, 0.995), 0.01),
+            "residual_scale": (0.005, batch, by_batch, (0.8, 0.95), 0.05),
+            "embedding_scale": (0.5, batch, by_batch, (0.96, 0.95), 0.0),
         }
-        muon = {"class": "lmkit.optim.muon.Muon", "params": ["matrices"], "lr": 0.02 * batch}
+        muon = {
+            "class": "lmkit.optim.muon.Muon",
+            "params": ["matrices"],
+            "lr": MUON_RATE * batch,
+            "weight_decay": decay,
+            "why": f"{MUON_RATE} {by_batch}, {MUON_DECAY} x {decay / MUON_DECAY:.4g} for batch "
+            "and horizon (nanochat)",
+        }
         adamw = {"class": "torch.optim.AdamW", "eps": 1e-10, "fused": True}
         parts = {*self.param_groups(), *(name for name, _ in self.named_parameters())}
-        return [muon | {"weight_decay": decay}] + [
-            adamw | {"params": [part], "lr": rate, "betas": list(betas), "weight_decay": part_decay}
-            for part, (rate, betas, part_decay) in table.items()
+        return [muon] + [
+            adamw
+            | {"params": [part], "lr": rate * scale, "betas": list(betas), "weight_decay": wd}
+            | {"why": f"{rate} {said} (nanochat)"}
+            for part, (rate, scale, said, betas, wd) in table.items()
             if part in parts
         ]
 

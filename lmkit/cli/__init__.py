@@ -17,9 +17,11 @@ from lmkit.errors import ConfigError, LMKitError, PluginError, did_you_mean
 COMMANDS = {
     "train": "train what a YAML describes, or go on with it",
     "check": "look a YAML through without training: sizes, steps, memory, time, a batch",
+    "eval": "ask a checkpoint the problems of tasks: how many it solves, and how sure that is",
     "generate": "write on from a prompt, with a checkpoint",
     "models": "list the model classes that there are",
     "describe": "show what a class can be given",
+    "tokenizer": "learn a vocabulary, look at its pieces, compare several",
 }
 BROKEN_PIPE = 128 + 13  # what a shell reports of a program that SIGPIPE ended
 

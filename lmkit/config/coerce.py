@@ -242,6 +242,8 @@ class _Coercion:
             raise Unfit(f"{kind.__name__}'s keys", "write {key: value}")
         table = value if isinstance(value, Table) else Table(value, self.at)
         arguments = _arguments(kind, table, f"{self.name}.", (), self.make)
+        if {"at", "places"} <= {each.name for each in dataclasses.fields(kind) if not each.compare}:
+            arguments |= {"at": table.at, "places": table.places}
         try:
             return kind(**arguments)
         except LMKitError as error:

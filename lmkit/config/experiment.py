@@ -12,7 +12,7 @@ from typing import Any, Literal
 from lmkit.config.coerce import coerce
 from lmkit.config.loader import apply_overrides, read_yaml
 from lmkit.config.names import add_search_folder, load_module
-from lmkit.config.spec import Place, Spec, thaw
+from lmkit.config.spec import NOWHERE, Place, Spec, thaw
 from lmkit.errors import ConfigError
 
 OptimizerSpec = Spec  # `params` in it says which parameters; the rest goes to the constructor
@@ -48,6 +48,7 @@ class Evaluate:
         bits_per_byte: measure the loss on held-out text.
         tokens: how many held-out tokens to measure it on.
         samples: beginnings that the model continues at each evaluation, to be read.
+        questions: what a user asks it at each evaluation, in the form of its chats, to be read.
         max_new_tokens: how far it continues them.
         tasks: tasks that the model is asked at each evaluation,
         problems: and how many held-out problems of each.
@@ -57,6 +58,7 @@ class Evaluate:
     bits_per_byte: bool = True
     tokens: int = 65_536
     samples: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
     max_new_tokens: int = 64
     tasks: tuple[Spec, ...] = ()
     problems: int = 200
@@ -72,7 +74,8 @@ class Checkpointing:
     Args:
         every: steps between checkpoints; 0 is at the stage's end and when stopped.
         keep: how many of the latest stay, 2 at least: one may turn out to be damaged.
-        best: a metric, lower is better, whose best checkpoint stays, such as bits_per_byte.
+        best: a metric whose best checkpoint stays: bits_per_byte or loss, where lower is better, or
+            a task, where higher is; ``min:NAME`` and ``max:NAME`` say which.
     """
 
     every: int = 0
@@ -108,6 +111,8 @@ class Stage:
         init_from: an earlier stage, or a checkpoint's or run's folder, whose weights to start from.
         evaluate: what is measured, and how often.
         checkpoint: when it is saved.
+        at: where it was written,
+        places: and where each of its keys was.
 
     Raises:
         ConfigError: a value is out of its range, or two of them exclude each other.
@@ -133,6 +138,8 @@ class Stage:
     init_from: str | None = None
     evaluate: Evaluate = Evaluate()
     checkpoint: Checkpointing = Checkpointing()
+    at: Place = field(default=NOWHERE, compare=False, repr=False)
+    places: Mapping[str, Place] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not _STAGE_NAME.fullmatch(self.name):

@@ -81,13 +81,22 @@ def apply_overrides(table: Table, overrides: Iterable[str]) -> None:
         put(table, keys, value, place)
 
 
+def read_value(text: str, at: Place) -> Any:
+    """A value written in YAML outside of a file: on the command line.
+
+    Raises:
+        ConfigError: it is not YAML; names `at`.
+    """
+    return _Reader("", at).read(text)
+
+
 def _parse_override(text: str) -> tuple[tuple[str, ...], Any, Place]:
     place = Place(f"override {text!r}")
     path, equals, value = text.partition("=")
     keys = tuple(path.strip().split("."))
     if not equals or not all(keys):
         raise ConfigError("it sets nothing", hint="write a.b=c", at=place)
-    return keys, _Reader("", place).read(value), place
+    return keys, read_value(value, place), place
 
 
 def _depth(keys: tuple[str, ...]) -> float:

@@ -2,6 +2,7 @@
 
 What lies on top replaces what it excludes: another class drops the arguments of the old one,
 and in a stage ``steps`` drops ``tokens`` and ``epochs``, and ``batch_size`` drops ``batch_tokens``.
+A key without a value, ``steps:``, is taken away and replaces nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _RIVALS = ({"steps", "tokens", "epochs"}, {"batch_tokens", "batch_size"})
 
 def merge(base: Table, top: Table, path: tuple[str, ...] = ()) -> None:
     """Lay ``top`` over ``base``, in place: mappings key by key, lists of named items by name."""
-    _drop_rivals(base, top.keys(), path)
+    _drop_rivals(base, [key for key, value in top.items() if value is not None], path)
     for key, value in top.items():
         base[key] = _merged(base.get(key), value, (*path, key))
         base.places[key] = top.places.get(key, top.at)
@@ -38,7 +39,7 @@ def put(table: Table, keys: tuple[str, ...], value: Any, place: Place) -> None:
         return
     if last == "class" and holder.get("class") != value:
         holder.clear()
-    _drop_rivals(holder, {last}, keys[:-1])
+    _drop_rivals(holder, [] if value is None else [last], keys[:-1])
     holder[last] = value
     holder.places[last] = place
 

@@ -12,7 +12,7 @@ from typing import Any
 from lmkit.config.coerce import bind, check, coerce, place_error
 from lmkit.config.names import add_search_folder, load_module, plugin_error, register, resolve
 from lmkit.config.signature import Parameter, parameters
-from lmkit.config.spec import Place, Spec
+from lmkit.config.spec import Place, Spec, blame
 from lmkit.errors import ConfigError, LMKitError
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Place",
     "Spec",
     "add_search_folder",
+    "blame",
     "build",
     "check",
     "coerce",

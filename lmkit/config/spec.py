@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from lmkit.errors import ConfigError
+from lmkit.errors import ConfigError, LMKitError
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,24 @@ class Place:
 
 
 NOWHERE = Place()
+
+
+@contextmanager
+def blame(at: Place, places: Mapping[str, Place] | None = None) -> Iterator[None]:
+    """Tell what goes wrong inside with the line that led to it: of the key at fault, or ``at``.
+
+    An error about another file gets the line in front; one that has a line of this file keeps it.
+    """
+    try:
+        yield
+    except LMKitError as error:
+        place = (places or {}).get(getattr(error, "key", ""), at)
+        said = str(error.at or "")
+        if not said:
+            error.at = place
+        elif place.file and not said.startswith(place.file):
+            error.at = f"{place}: {said}"
+        raise
 
 
 class Table(dict[str, Any]):

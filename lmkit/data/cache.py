@@ -36,13 +36,12 @@ def fingerprint_of(about: Any) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def publish(folder: Path, write: Callable[[Path], None], *, resume: bool = False) -> Path:
+def publish(folder: Path, write: Callable[[Path], None], *, quiet: bool = False) -> Path:
     """The folder, written by `write(aside)` if it is not there yet.
 
     Args:
         write: fills the empty folder that it is given.
-        resume: after a failure leave the unfinished folder to the next try (a download), instead
-            of starting with an empty one.
+        quiet: do not tell that another process is waited for.
 
     Raises:
         StorageError: the disk is full, or the cache cannot be written.
@@ -50,30 +49,43 @@ def publish(folder: Path, write: Callable[[Path], None], *, resume: bool = False
     if folder.is_dir():
         return folder
     aside = folder.with_name(f"{folder.name}.partial")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder.with_name(f"{folder.name}.lock"), waiting_for=folder):
-            if folder.is_dir():  # made by the process that we waited for
-                return folder
-            if not resume:
-                shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(exist_ok=True)
-            try:
-                write(aside)
-                _flush(aside)
-                aside.rename(folder)
-                _flush_entry(folder.parent)
-            except BaseException:
-                if not resume:
-                    shutil.rmtree(aside, ignore_errors=True)
-                raise
-    except OSError as error:
-        raise StorageError(
-            f"cannot write the cache: {error.strerror or error}",
-            hint="free some space there, or set LMKIT_CACHE to another folder",
-            at=error.filename or folder.parent,
-        ) from error
+    with _alone(folder, quiet):
+        if folder.is_dir():  # made by the process that we waited for
+            return folder
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        try:
+            write(aside)
+            _flush(aside)
+            aside.rename(folder)
+            _flush_entry(folder.parent)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
     return folder
+
+
+def publish_file(path: Path, write: Callable[[Path], None], *, quiet: bool = False) -> Path:
+    """The file, written by `write(aside)` if it is not there yet.
+
+    Args:
+        write: writes the file that it is given. After a failure what it wrote is left to the next
+            try, which may go on with it: a download.
+        quiet: do not tell that another process is waited for.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    if path.is_file():
+        return path
+    aside = path.with_name(f"{path.name}.partial")
+    with _alone(path, quiet):
+        if not path.is_file():
+            write(aside)
+            _flush_entry(aside)
+            aside.rename(path)
+            _flush_entry(path.parent)
+    return path
 
 
 def file_digest(path: Path) -> str:
@@ -102,15 +114,25 @@ def _write_digest(path: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _lock(path: Path, waiting_for: Path) -> Iterator[None]:
-    """Hold the lock file; it stays, empty: removing it would let two processes hold one each."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process to write {waiting_for}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _alone(target: Path, quiet: bool) -> Iterator[None]:
+    """Be the only process that makes a file or folder; what the disk refuses is one line."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # the lock file stays, empty: removing it would let two processes hold one each
+        with target.with_name(f"{target.name}.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not quiet:
+                    print(f"waiting for another process to write {target}", file=sys.stderr)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the cache: {error.strerror or error}",
+            hint="free some space there, or set LMKIT_CACHE to another folder",
+            at=error.filename or target.parent,
+        ) from error
 
 
 def _flush(folder: Path) -> None:
@@ -122,8 +144,8 @@ def _flush(folder: Path) -> None:
         _flush_entry(Path(parent))
 
 
-def _flush_entry(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _flush_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -37,7 +37,11 @@ class BatchStream(Iterator[Batch]):
 
     Attributes:
         position: rows of the stream that were handed out, those of all ranks together.
+        tokens: positions of the global batch that was handed out last.
+        measures: nothing is measured of a batch that is only read.
     """
+
+    measures: Mapping[str, float] = {}
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class BatchStream(Iterator[Batch]):
         self.rank = rank
         self.size = size
         self.position = first_row
+        self.tokens = 0
         self._waited = 0.0
         self._thread = ThreadPoolExecutor(1, "lmkit-batches") if prefetch else None
         self._ahead = self._prepare()
@@ -69,6 +74,7 @@ class BatchStream(Iterator[Batch]):
         batch = self._ahead.result() if self._ahead else self._share(self.position)
         self._waited += time.perf_counter() - started
         self.position += count
+        self.tokens = count * batch.width
         self._ahead = self._prepare()
         return batch
 

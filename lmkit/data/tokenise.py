@@ -28,6 +28,7 @@ from lmkit.data.store import FORMAT, StoreWriter, TokenStore
 from lmkit.errors import DataError, TokenizerError
 from lmkit.prompts import Prompt
 from lmkit.text import Tokenizer, encode_prompt, trim
+from lmkit.text.pairs import encode_pair
 
 CHUNK = 2**20  # characters encoded in one go
 # between a letter and white space every split pattern in use has a boundary (those of GPT-2,
@@ -43,6 +44,7 @@ def prepare(
     *,
     include_prompts: bool = True,
     max_len: int,
+    pairs: bool = False,
     cache: Path | None = None,
     progress: bool = True,
 ) -> TokenStore | MixedStores:
@@ -55,6 +57,7 @@ def prepare(
     Args:
         include_prompts: train what is asked too, not the answers only (texts: no matter).
         max_len: prompts are trimmed to max_len + 1 tokens (texts: no matter).
+        pairs: the prompts are preferences, `{prompt, chosen, rejected}`: see `lmkit.text.pairs`.
         cache: default `cache_folder()`.
         progress: show a bar on stderr.
 
@@ -64,7 +67,7 @@ def prepare(
         StorageError: the cache cannot be written.
     """
     cache = cache or cache_folder()
-    options = _Options(include_prompts, max_len, cache, progress)
+    options = _Options(include_prompts, max_len, pairs, cache, progress)
     if isinstance(source, Mixture):
         stores = [_prepare(share.source, tokenizer, split, options) for share in source.shares]
         return MixedStores(stores, [share.weight for share in source.shares])
@@ -84,13 +87,14 @@ def find_prepared(
 
     For a single source; those of a mixture are prepared one by one.
     """
-    options = _Options(include_prompts, max_len, cache or cache_folder(), False)
+    options = _Options(include_prompts, max_len, False, cache or cache_folder(), False)
     return _in_cache(_folders(source, tokenizer, split, options))
 
 
 class _Options(NamedTuple):
     include_prompts: bool
     max_len: int
+    pairs: bool
     cache: Path
     progress: bool
 
@@ -129,6 +133,8 @@ def _folders(
     """Where the store lies, or will lie, if the documents are texts, and if they are prompts."""
     about = [FORMAT, source.fingerprint(), tokenizer.fingerprint, split]
     ways = {"texts": about, "prompts": [*about, options.include_prompts, options.max_len]}
+    if options.pairs:
+        ways = {"prompts": [*about, "pairs", options.max_len]}
     return {
         kind: options.cache / "tokens" / fingerprint_of([kind, *key])[:32]
         for kind, key in ways.items()
@@ -178,9 +184,12 @@ def _prompt_encoder(tokenizer: Tokenizer, options: _Options) -> _Encode:
     """Prompts: the sample's ids and mask, trimmed; left out if nothing of it is trained."""
 
     def encode(part: _Part) -> _Encoded:
-        asked = options.include_prompts
-        whole = encode_prompt(tokenizer, part.document, include_prompts=asked)
-        sample = trim(whole, options.max_len)
+        if options.pairs:
+            whole = sample = encode_pair(tokenizer, part.document, options.max_len)
+        else:
+            asked = options.include_prompts
+            whole = encode_prompt(tokenizer, part.document, include_prompts=asked)
+            sample = trim(whole, options.max_len)
         notes = ("trimmed",) if len(sample.ids) < len(whole.ids) else ()
         if not sample.trained:
             return _Encoded(part, _NOTHING, _NOTHING, (*notes, "without_target"))

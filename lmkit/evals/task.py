@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from lmkit.data.holdout import Split
 from lmkit.data.sources import Source
@@ -50,7 +50,7 @@ class Task(Source):
     documents it gives each problem with its solution; as a reward, its score.
 
     Attributes:
-        name: in tables and metrics.
+        name: in tables and metrics; the class's in small letters, if it does not say.
         kind: `generative`: the model writes, `score` reads. `choice`: the likeliest of
             `Problem.choices` counts. `letters` are choices that are a token each, so that one
             look at the logits after the question will do.
@@ -60,6 +60,11 @@ class Task(Source):
     name: str = ""
     kind: Literal["generative", "choice", "letters"] = "generative"
     max_new_tokens: int = 256
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in vars(cls):
+            cls.name = cls.__name__.lower()
 
     @abstractmethod
     def problems(self, split: Split) -> Sequence[Problem]:
@@ -72,8 +77,13 @@ class Task(Source):
         """
 
     def score(self, problem: Problem, completion: Completion) -> float:
-        """How good an answer is: 0 is wrong, 1 is right."""
-        raise NotImplementedError(f"{type(self).__name__} is not generative")
+        """How good a written answer is: 0 is wrong, 1 is right.
+
+        A task of choices has this one, for rewards: the answer is to be the right choice.
+        """
+        if not problem.choices:
+            raise NotImplementedError(f"{type(self).__name__} has no score")
+        return float(completion.text.strip() == problem.choices[problem.correct])
 
     def documents(self, split: Split) -> Iterator[Prompt]:
         for problem in self.problems(split):

@@ -1,6 +1,7 @@
-"""inference: from logits to ids, and from ids to more ids; no text here."""
+"""inference: from logits to ids, and from ids to more ids; no text here but what a tool reads."""
 
-from lmkit.inference.decode import context_start, decode
+from lmkit.inference.decode import Chosen, context_start, decode
 from lmkit.inference.sampling import Sampling, sample
+from lmkit.inference.tools import ToolUse, calculate
 
-__all__ = ["Sampling", "context_start", "decode", "sample"]
+__all__ = ["Chosen", "Sampling", "ToolUse", "calculate", "context_start", "decode", "sample"]

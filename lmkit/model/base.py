@@ -163,6 +163,17 @@ class LMBase(nn.Module):
         logits = self.logits(batch.inputs, batch.documents)
         return Loss(token_loss(logits, batch.targets, batch.weights), batch.count, batch.bytes)
 
+    def log_probs(self, batch: Batch) -> Tensor:
+        """The log-probability in nats of each target, given what stands before it: (B, T) float32.
+
+        Holds all logits at once: give it a micro-batch.
+        """
+        logits = self.logits(batch.inputs, batch.documents).float()
+        if self._tokenizer is not None:
+            logits = logits[..., : self._tokenizer.vocab_size]  # a padded vocabulary's are no ids
+        chosen = logits.gather(-1, batch.targets[..., None])[..., 0]
+        return chosen - logits.logsumexp(dim=-1)
+
     def train_prompts(
         self, prompts: Sequence[PromptLike] | Batch, include_prompts: bool = True
     ) -> TrainResult:
@@ -203,6 +214,9 @@ class LMBase(nn.Module):
         prompts: PromptLike | Sequence[PromptLike],
         sampling: Sampling = ...,
         stream: Literal[False] = ...,
+        *,
+        samples: int = ...,
+        seeds: Sequence[int] | None = ...,
     ) -> list[Completion]: ...
     @overload
     def generate(
@@ -211,23 +225,36 @@ class LMBase(nn.Module):
         sampling: Sampling = ...,
         *,
         stream: Literal[True],
+        samples: int = ...,
+        seeds: Sequence[int] | None = ...,
     ) -> Iterator[tuple[int, str]]: ...
     def generate(
         self,
         prompts: PromptLike | Sequence[PromptLike],
         sampling: Sampling = Sampling(),
         stream: bool = False,
+        *,
+        samples: int = 1,
+        seeds: Sequence[int] | None = None,
     ) -> list[Completion] | Iterator[tuple[int, str]]:
-        """Continue all prompts at once; with `stream` give (prompt's index, piece of text) early.
+        """Continue all prompts at once; with `stream` give (row, piece of text) early.
 
-        The text has neither the prompt nor the end mark; an empty prompt starts a new document.
+        The text has neither the prompt nor special tokens; an empty prompt starts a new document. A
+        conversation whose template has marks for tools is written with the calculator at hand.
+
+        Args:
+            samples: completions a prompt: rows 0..samples-1 are the first one's. It is read once.
+            seeds: one a row. Its draws then depend on that alone, not on `sampling.seed` and the
+                row's number.
 
         Raises:
-            ModelError: no tokenizer, or logits that do not fit it.
+            ModelError: no tokenizer, logits that do not fit it, or another number of seeds.
             NumericError: logits that are not finite.
         """
         several = [prompts] if isinstance(prompts, str | Mapping | Prompt) else prompts
-        writing = generation.Writing(self, [Prompt.of(prompt) for prompt in several], sampling)
+        writing = generation.Writing(
+            self, [Prompt.of(prompt) for prompt in several], sampling, samples, seeds
+        )
         return writing.stream() if stream else writing.completions()
 
     def make_cache(self, batch_size: int, length: int) -> Cache | None:

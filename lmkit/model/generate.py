@@ -2,74 +2,139 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from lmkit.inference.decode import decode
+from lmkit.inference.decode import Chosen, context_start, decode
 from lmkit.inference.sampling import Sampling
+from lmkit.inference.tools import ToolUse
 from lmkit.nn.cache import Cache
-from lmkit.prompts import Completion, Prompt
+from lmkit.prompts import Completion, Part, Prompt
 from lmkit.text import chat
 from lmkit.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from lmkit.model.base import LMBase
 
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A little more of what row `index` writes; `kind` is that of a Part: what the reader sees
+    (text), a call of the tool (python) or what the tool gave back (python_output)."""
+
+    index: int
+    kind: str
+    text: str
+
 
 class Writing:
-    """A model continuing some prompts, all at once."""
+    """A model continuing some prompts, all at once.
 
-    def __init__(self, model: LMBase, prompts: Sequence[Prompt], sampling: Sampling) -> None:
+    A row ends at bos (it would begin the next document), at eos, where an assistant's turn ends and
+    at what `sampling` names. A conversation has the calculator, if its template has marks for it.
+
+    Args:
+        samples: rows a prompt, one after the other.
+        seeds: one a row.
+        cache: what has been read of the prompts before; made anew by default.
+
+    Attributes:
+        opened: the ids of each prompt.
+        rows: what each row has written so far.
+    """
+
+    def __init__(
+        self,
+        model: LMBase,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        samples: int = 1,
+        seeds: Sequence[int] | None = None,
+        cache: Cache | None = None,
+    ) -> None:
         tokenizer = model.need_tokenizer()
         model.check()
         self.model = model
         self.sampling = sampling
-        self.stop_ids = {tokenizer.bos, tokenizer.eos}  # bos would begin the next document
+        self.samples = samples
+        self.seeds = seeds
+        self.cache = cache
+        self.stop_ids = {tokenizer.bos, tokenizer.eos, *chat.end_ids(tokenizer), *sampling.stop_ids}
         self.opened = [opening(tokenizer, prompt) for prompt in prompts]
-        self.rows = [_Row(prompt, tokenizer, sampling.stop) for prompt in prompts]
+        several = [prompt for prompt in prompts for _ in range(samples)]
+        self.rows = [_Row(prompt, tokenizer, sampling.stop) for prompt in several]
+        self._warn_of_long_prompts()
 
     def completions(self) -> list[Completion]:
         """All of it, when it is done."""
-        texts: list[list[str]] = [[] for _ in self.rows]
-        for index, piece in self.stream():
-            texts[index].append(piece)
-        return [row.completion("".join(text)) for row, text in zip(self.rows, texts, strict=True)]
+        for _ in self.pieces():
+            pass
+        return [row.completion() for row in self.rows]
 
     def stream(self) -> Iterator[tuple[int, str]]:
-        """(prompt's index, piece of text) as soon as the piece is certain."""
+        """(row, piece of text) as soon as the piece is certain; what concerns tools is left out."""
+        return ((piece.index, piece.text) for piece in self.pieces() if piece.kind == "text")
+
+    def pieces(self) -> Iterator[Piece]:
+        """All that is written, as soon as it is certain."""
         ended: set[int] = set()
         with self.model.evaluating():
-            for index, token in self._decode(ended):
+            for index, token, forced in self._decode(ended):
                 row = self.rows[index]
-                piece = row.end() if token in self.stop_ids else row.push(token)
+                new = row.end(token) if token in self.stop_ids else row.push(token, forced)
                 if row.finish == "stop":
                     ended.add(index)
-                if piece:
-                    yield index, piece
+                yield from (Piece(index, *piece) for piece in new)
         for index, row in enumerate(self.rows):
-            piece = "" if row.finish == "stop" else row.flush()
-            if piece:
-                yield index, piece
+            if row.finish == "length":
+                yield from (Piece(index, *piece) for piece in row.flush())
 
-    def _decode(self, ended: set[int]) -> Iterator[tuple[int, int]]:
-        model = self.model
-        wanted = max(map(len, self.opened), default=0) + self.sampling.max_new_tokens
+    def _decode(self, ended: set[int]) -> Iterator[Chosen]:
+        model, opened, samples = self.model, self.opened, self.samples
+        wanted = max(map(len, opened), default=0) + self.sampling.max_new_tokens
+        length = min(model.max_len, wanted)
+        cache = model.make_cache(len(opened), length) if self.cache is None else self.cache
+        if cache is not None and samples > 1 and not cache.can_take:
+            opened, samples = [ids for ids in opened for _ in range(samples)], 1
+            cache = model.make_cache(len(opened), length)
         return decode(
             self._forward,
-            self.opened,
+            opened,
             self.sampling,
             max_len=model.max_len,
             vocab_size=model.need_tokenizer().vocab_size,
             device=model.device,
             stop_ids=self.stop_ids,
-            cache=model.make_cache(len(self.rows), min(model.max_len, wanted)),
+            cache=cache,
+            samples=samples,
+            seeds=self.seeds,
+            after=self._after,
             ended=ended,
         )
 
     def _forward(self, tokens: Tensor, cache: Cache | None) -> Tensor:
         return self.model.logits(tokens, cache=cache)
+
+    def _after(self, row: int, token: int) -> list[int]:
+        tool = self.rows[row].tool
+        return [] if tool is None else tool(token)
+
+    def _warn_of_long_prompts(self) -> None:
+        max_len = self.model.max_len
+        long = [len(ids) for ids in self.opened if len(ids) > max_len]
+        if long:
+            logger.warning(
+                "%d of %d prompts do not fit into the model's context of %d tokens: of the longest "
+                "(%d) the first %d are not read",
+                *(len(long), len(self.opened), max_len, max(long)),
+                context_start(max(long), max_len),
+            )
 
 
 def opening(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
@@ -80,41 +145,102 @@ def opening(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
 
 
 class _Row:
-    """One prompt's text as it grows. What may still become a stop string is held back."""
+    """One prompt's answer as it grows. What may still become a stop string is held back.
+
+    Special tokens are no text. Those around a call and around its result tell the parts apart.
+    """
 
     def __init__(self, prompt: Prompt, tokenizer: Tokenizer, stops: tuple[str, ...]) -> None:
         self.prompt = prompt
         self.stops = stops
-        self.decoder = tokenizer.stream_decoder()
         self.ids: list[int] = []
-        self.held = ""
+        self.forced: set[int] = set()
+        self.end_id: int | None = None
         self.finish: Literal["stop", "length"] = "length"
+        self.special = set(tokenizer.special_tokens.values())
+        self.tool: ToolUse | None = None
+        self._kinds: dict[int, str] = {}  # what a mark begins
+        marks = chat.tool_ids(tokenizer) if prompt.messages else None
+        if marks is not None:
+            self.tool = ToolUse(marks, tokenizer.decode, tokenizer.encode)
+            self._kinds = {
+                marks.python_start: "python",
+                marks.python_end: "text",
+                marks.output_start: "python_output",
+                marks.output_end: "text",
+            }
+        self._kind = "text"
+        self._parts: list[tuple[str, list[str]]] = []
+        self._decoder = tokenizer.stream_decoder()
+        self._held = ""
 
-    def push(self, token: int) -> str:
-        """The text that has become certain by this id."""
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What has been written so far."""
+        return tuple(Part(kind, "".join(pieces)) for kind, pieces in self._parts)
+
+    def push(self, token: int, forced: bool) -> list[tuple[str, str]]:
+        """What has become certain by this id: none or one (kind, text)."""
+        if forced:
+            self.forced.add(len(self.ids))
         self.ids.append(token)
-        text = self.held + self.decoder.push(token)
+        if token in self._kinds:
+            return self._turn_to(self._kinds[token])
+        if token in self.special:
+            return []
+        text = self._held + self._decoder.push(token)
+        if self._kind != "text":
+            return self._say(text)
         found = [at for at in map(text.find, self.stops) if at >= 0]
         if found:
             self.finish = "stop"
-            return text[: min(found)]
+            return self._say(text[: min(found)])
         certain = len(text) - max((_overlap(text, stop) for stop in self.stops), default=0)
-        self.held = text[certain:]
-        return text[:certain]
+        self._held = text[certain:]
+        return self._say(text[:certain])
 
-    def end(self) -> str:
-        """The model has ended its text: the rest of it."""
+    def end(self, token: int) -> list[tuple[str, str]]:
+        """The model has ended its answer with this id: the rest of it."""
+        self.end_id = token
         self.finish = "stop"
         return self.flush()
 
-    def flush(self) -> str:
+    def flush(self) -> list[tuple[str, str]]:
         """What was held back, and what an unfinished character leaves."""
-        return self.held + self.decoder.finish()
+        held, self._held = self._held, ""
+        return self._say(held + self._decoder.finish())
 
-    def completion(self, text: str) -> Completion:
+    def completion(self) -> Completion:
         prompt = self.prompt
-        said = prompt.messages[-1].content if prompt.messages else prompt.prompt or prompt.text
-        return Completion(said or "", text, tuple(self.ids), self.finish)
+        said = prompt.messages[-1].text if prompt.messages else prompt.prompt or prompt.text
+        text = "".join(part.text for part in self.parts if part.type == "text")
+        return Completion(
+            said or "",
+            text,
+            tuple(self.ids),
+            self.finish,
+            self.parts,
+            frozenset(self.forced),
+            self.end_id,
+        )
+
+    def _turn_to(self, kind: str) -> list[tuple[str, str]]:
+        last = self._parts[-1][0] if self._parts else "text"
+        if kind == "python_output" and last != "python":
+            return []  # the model answers a call that it did not make: that is no part
+        rest = self.flush()
+        self._kind = kind
+        if kind != "text":
+            self._parts.append((kind, []))
+        return rest
+
+    def _say(self, text: str) -> list[tuple[str, str]]:
+        if not text:
+            return []
+        if not self._parts or self._parts[-1][0] != self._kind:
+            self._parts.append((self._kind, []))
+        self._parts[-1][1].append(text)
+        return [(self._kind, text)]
 
 
 def _overlap(text: str, stop: str) -> int:

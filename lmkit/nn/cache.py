@@ -21,6 +21,10 @@ from lmkit.nn.attention import Mask
 class Cache:
     """The rows' lengths, and where their new tokens stand.
 
+    A subclass that remembers more overrides `reset`, and `take` if its rows are to be copied and
+    dropped; without `take`, generation gives every sample a prefill of its own and lets rows that
+    have ended stay.
+
     Args:
         batch_size: rows, B.
         length: tokens a row may hold; None for a model whose memory does not grow.
@@ -66,6 +70,28 @@ class Cache:
         for row in rows:
             self.lengths[row] = 0
 
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Forget what row b has read after its first `lengths[b]` tokens.
+
+        A memory that cannot be turned back, as a state, forgets the row whole: `self.lengths` says
+        what is left.
+        """
+        self.reset([row for row, n in enumerate(lengths) if self.lengths[row] > n])
+
+    def take(self, rows: Sequence[int]) -> None:
+        """Row i becomes what row `rows[i]` was, between two forwards.
+
+        A row named twice is copied, as for several samples of one prompt; one not named is dropped.
+        """
+        self.lengths = [self.lengths[row] for row in rows]
+        self.counts = [0] * len(rows)
+        self.positions = self.positions[list(rows)]
+
+    @property
+    def can_take(self) -> bool:
+        """Whether this class has written a `take` for what it remembers."""
+        return type(self).take is not Cache.take
+
     def last(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, 1, C): what stands at each row's last real new token."""
         if min(self.counts) == x.shape[1]:
@@ -85,6 +111,10 @@ class StateCache(Cache):
         super().reset(rows)
         for state in self.states.values():
             state[list(rows)] = 0
+
+    def take(self, rows: Sequence[int]) -> None:
+        super().take(rows)
+        self.states = {name: state[list(rows)] for name, state in self.states.items()}
 
     def recall(self, name: str, like: Tensor) -> Tensor:
         """The state kept under `name`, (B, C); zeros of the shape and dtype of `like` at first."""
@@ -115,6 +145,16 @@ class KVCache(Cache):
         self.values: list[Tensor | None] = [None] * layers
         self._slots: Tensor | None = None
         self._views: dict[int | None, tuple[int, Mask]] = {}
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        self.lengths = [min(n, most) for n, most in zip(self.lengths, lengths, strict=True)]
+
+    def take(self, rows: Sequence[int]) -> None:
+        super().take(rows)
+        index = torch.tensor(rows, dtype=torch.long, device=self.device)
+        used = max(self.lengths, default=0)
+        self.keys = [_taken(store, index, used) for store in self.keys]
+        self.values = [_taken(store, index, used) for store in self.values]
 
     def begin(self, counts: Sequence[int]) -> None:
         super().begin(counts)
@@ -175,3 +215,13 @@ class KVCache(Cache):
             return start, Mask.all()
         slots = torch.arange(start, self._stop, device=self.device)
         return start, Mask.at(self.positions, slots, window)
+
+
+def _taken(store: Tensor | None, rows: Tensor, used: int) -> Tensor | None:
+    """The rows of a store, of which the first `used` slots hold something."""
+    if store is None:
+        return None
+    # zeros, not empty: where a row is shorter than others a masked slot is read, times 0
+    taken = store.new_zeros(len(rows), *store.shape[1:])
+    taken[:, :, :used] = store[:, :, :used][rows]
+    return taken

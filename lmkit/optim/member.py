@@ -28,6 +28,7 @@ class Member:
         position: its place in the list of specs, which names its state.
         label: what metrics call it.
         names: parameter names, a list for each group of the optimizer.
+        why: where its rates come from, in words.
         settings: what the groups held when they were made, as JSON.
     """
 
@@ -35,6 +36,7 @@ class Member:
     label: str
     optimizer: torch.optim.Optimizer
     names: list[list[str]]
+    why: str = ""
     settings: list[dict[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from lmkit.errors import CheckpointError, ConfigError
 from lmkit.optim.member import Member
 from lmkit.optim.selection import NamedGroups, select, share_out
 
-OURS = ("params", "no_decay")  # keys of a spec that are not for the optimizer's constructor
+OURS = ("params", "no_decay", "why")  # keys of a spec that are not for the constructor
 # torch has one kernel for these on CPU and GPU: 3.6 times faster at 4 M parameters on the CPU,
 # 7.9 at 124 M. Adagrad's is for the CPU only.
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
@@ -33,10 +33,11 @@ class OptimizerSet:
     ) -> OptimizerSet:
         """Make the optimizers that `specs` name, each with its share of the model's parameters.
 
-        A spec may hold `params` (see `selection`; without it, all that no other spec has named)
-        and `no_decay` (which of its own get weight_decay 0). Specs choose in their order; a
-        parameter belongs to the first that names it. Parameters that need no gradient belong to
-        none, and an optimizer whose parameters are all frozen is left out.
+        A spec may hold `params` (see `selection`; without it, all that no other spec has named),
+        `no_decay` (which of its own get weight_decay 0) and `why` (where its rates come from, for
+        people). Specs choose in their order; a parameter belongs to the first that names it.
+        Parameters that need no gradient belong to none, and an optimizer whose parameters are all
+        frozen is left out.
 
         Args:
             groups: the model's groups: name -> (parameter name, parameter).
@@ -172,6 +173,7 @@ def _make_member(
         type(optimizer).__name__ + (f"/{label}" if label else ""),
         optimizer,
         [some for some in names if some],
+        why=str(spec.args.get("why", "")),
     )
 
 

@@ -1,21 +1,16 @@
 """bpe: learns a vocabulary from text, and keeps it in tiktoken's ranks files; encodes nothing.
 
-    python -m lmkit.text.bpe --vocab-size 4096 --out my.tiktoken FILES...
-
 A ranks file has a line a token: its bytes in base64, a space, its rank. A lower rank merges first.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import binascii
-import hashlib
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from lmkit.errors import DataError, LMKitError, TokenizerError
+from lmkit.errors import TokenizerError
 
 GPT2_PATTERN = (  # openai/gpt-2, encoder.py, as tiktoken writes it: the same splits, faster
     r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -108,73 +103,3 @@ def _check(ranks: dict[bytes, int], lines: int, path: str | Path) -> None:
             hint="the file is cut short or is no byte-level vocabulary",
             at=path,
         )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train on files and folders and write the ranks file."""
-    args = _arguments().parse_args(argv)
-    try:
-        files = _files(args.paths, args.glob, args.without, args.holdout)
-        texts = [text for text in map(_read, files) if text is not None]
-        ranks = train(texts, args.vocab_size - 1, args.pattern)  # the last id is <|endoftext|>
-        write_ranks(ranks, args.out)
-    except (LMKitError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 74)
-    left_out = len(files) - len(texts)
-    print(f"{args.out}: {len(ranks) + 1} entries from {len(texts)} files", end="")
-    print(f", {left_out} that are not UTF-8 left out" if left_out else "")
-    return 0
-
-
-def _read(file: Path) -> str | None:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:  # Python's own tests hold such files on purpose
-        return None
-
-
-def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lmkit.text.bpe", description=__doc__)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="FILE", help="a file or a folder")
-    parser.add_argument("--out", required=True, type=Path, help="the ranks file to write")
-    parser.add_argument(
-        "--vocab-size", type=int, default=4096, help="entries, with <|endoftext|> (%(default)s)"
-    )
-    parser.add_argument("--pattern", default=SPLIT_PATTERN, help="how to split text into words")
-    parser.add_argument("--glob", default="*", help="files to take from folders (%(default)s)")
-    parser.add_argument(
-        "--without", nargs="*", default=[], metavar="NAME", help="files and folders to leave out"
-    )
-    parser.add_argument(
-        "--holdout", type=float, default=0.0, help="share of files to leave out, by their path"
-    )
-    return parser
-
-
-def _files(paths: Sequence[Path], glob: str, without: Sequence[str], holdout: float) -> list[Path]:
-    files = []
-    for path in paths:
-        if not path.exists():
-            raise DataError("no such file or folder", at=path)
-        if path.is_file():
-            files.append(path)
-            continue
-        for file in sorted(path.rglob(glob)):
-            inside = file.relative_to(path)
-            unwanted = set(inside.parts) & set(without) or held_out(inside.as_posix(), holdout)
-            if file.is_file() and not unwanted:
-                files.append(file)
-    if not files:
-        raise DataError("no files to train on", at=", ".join(map(str, paths)))
-    return files
-
-
-def held_out(path: str, share: float) -> bool:
-    """Whether a file belongs to validation: a coin that only its path decides."""
-    number = int(hashlib.sha256(path.encode()).hexdigest()[:8], 16)
-    return number % 10_000 < round(share * 10_000)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +12,20 @@ from lmkit.errors import TokenizerError, did_you_mean
 from lmkit.text.bpe import GPT2_PATTERN, SPLIT_PATTERN, read_ranks
 
 END_OF_TEXT = "<|endoftext|>"
+BOS = "<|bos|>"
+CHAT_TOKENS = (  # of a trained vocabulary, in the order of their ids, after the merges
+    BOS,
+    "<|user_start|>",
+    "<|user_end|>",
+    "<|assistant_start|>",
+    "<|assistant_end|>",
+    "<|python_start|>",
+    "<|python_end|>",
+    "<|output_start|>",
+    "<|output_end|>",
+    "<|system_start|>",
+    "<|system_end|>",
+)
 PACKAGED = {"gpt2": GPT2_PATTERN, "python4k": SPLIT_PATTERN}
 VOCABULARIES = Path(__file__).parent / "vocabularies"
 
@@ -42,8 +56,18 @@ def named(name: str) -> tiktoken.Encoding:
         ) from error
 
 
-def from_ranks(path: Path, pattern: str | None = None) -> tiktoken.Encoding:
-    """The encoding of a ranks file; `<|endoftext|>` gets the id after the last rank.
+def from_ranks(
+    path: Path,
+    pattern: str | None = None,
+    special: Mapping[str, int] | None = None,
+    *,
+    end_of_text: bool = True,
+) -> tiktoken.Encoding:
+    """The encoding of a ranks file.
+
+    Args:
+        special: special tokens and their ids.
+        end_of_text: `<|endoftext|>` is one as well; it gets the id after the last rank.
 
     Raises:
         TokenizerError: the file is no ranks file, or the pattern is wrong or loses characters.
@@ -54,7 +78,7 @@ def from_ranks(path: Path, pattern: str | None = None) -> tiktoken.Encoding:
             path.stem,
             pat_str=SPLIT_PATTERN if pattern is None else pattern,
             mergeable_ranks=ranks,
-            special_tokens={END_OF_TEXT: max(ranks.values()) + 1},
+            special_tokens={END_OF_TEXT: max(ranks.values()) + 1} if end_of_text else {},
         )
     except ValueError as error:
         raise TokenizerError(f"the split pattern is wrong: {error}", at=path) from error
@@ -64,7 +88,7 @@ def from_ranks(path: Path, pattern: str | None = None) -> tiktoken.Encoding:
             hint=r"end it with |[\s\S]",
             at=path,
         )
-    return encoding
+    return with_special(encoding, special) if special else encoding
 
 
 def with_special(encoding: tiktoken.Encoding, special: Mapping[str, int]) -> tiktoken.Encoding:
@@ -86,3 +110,11 @@ def with_special(encoding: tiktoken.Encoding, special: Mapping[str, int]) -> tik
         mergeable_ranks=encoding._mergeable_ranks,
         special_tokens=special,
     )
+
+
+def with_names(encoding: tiktoken.Encoding, names: Iterable[str]) -> tiktoken.Encoding:
+    """The same encoding; those of the special tokens that it lacks follow its last id."""
+    known = [*CHAT_TOKENS, *names]
+    missing = sorted(set(names) - set(encoding._special_tokens), key=known.index)
+    special = {name: encoding.n_vocab + number for number, name in enumerate(missing)}
+    return with_special(encoding, special) if special else encoding

@@ -20,7 +20,17 @@ import tiktoken
 from lmkit.config.registry import Spec, build, resolve
 from lmkit.errors import TokenizerError
 from lmkit.text.bpe import write_ranks
-from lmkit.text.encodings import END_OF_TEXT, from_ranks, named, with_special
+from lmkit.text.chat import check_template
+from lmkit.text.encodings import (
+    BOS,
+    CHAT_TOKENS,
+    END_OF_TEXT,
+    from_ranks,
+    named,
+    with_names,
+    with_special,
+)
+from lmkit.text.template import ChatTemplate, packaged
 
 ABOUT_FILE = "tokenizer.json"
 RANKS_FILE = "vocabulary.tiktoken"
@@ -60,6 +70,11 @@ class Tokenizer(ABC):
         """The constructor's arguments, as JSON can hold them."""
         return {}
 
+    @cached_property
+    def chat(self) -> ChatTemplate:
+        """How conversations are laid out; `plain` where special tokens for it are lacking."""
+        return packaged()["nanochat" if self.special_tokens.keys() >= {*CHAT_TOKENS} else "plain"]
+
     @property
     def vocab_size(self) -> int:
         """Ids run from 0 to vocab_size - 1."""
@@ -90,9 +105,11 @@ class Tokenizer(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over all that decides which ids a text gets: equal only for equal tokenizers."""
+        """sha256 over all that decides which ids a text or a conversation gets."""
         digest = hashlib.sha256()
         about = [class_path(type(self)), self.settings(), self.special_tokens, self.bos, self.eos]
+        if self.chat != packaged()["plain"]:  # those of before there was another still fit
+            about.append(self.chat.source)
         digest.update(json.dumps(about, sort_keys=True).encode())
         for token in self._tokens:
             digest.update(b"%d:%b" % (len(token), token))
@@ -155,18 +172,26 @@ class Byte(Tokenizer):
 
 
 class Tiktoken(Tokenizer):
-    """A byte-pair vocabulary, encoded by tiktoken. bos and eos are both `<|endoftext|>`.
+    """A byte-pair vocabulary, encoded by tiktoken.
+
+    bos and eos are both `<|bos|>` where the vocabulary has it, else `<|endoftext|>`.
 
     Args:
         name: `gpt2` (the default) or `python4k` (4,096 entries, trained on Python's own source),
             which travel in the package; or another of tiktoken's, downloaded at first use.
         ranks: a ranks file of one's own instead (`python -m lmkit.text.bpe` makes one).
         pattern: the split pattern that those ranks were trained with, if not the default.
-        special_tokens: names and ids to add; `<|endoftext|>` follows the ranks of one's own.
-        folder: where a relative `ranks` is looked up before the current folder.
+        special_tokens: names and ids to add; ranks of one's own that get no `<|bos|>` are followed
+            by `<|endoftext|>`.
+        chat: how conversations are laid out: a packaged template (`nanochat`, `plain`, `chatml`,
+            `llama3`, `prompt_truth`), a `.jinja` file, or a template written out. Special tokens
+            that it writes and the vocabulary lacks follow the last id. By default `nanochat` where
+            there are its special tokens, else `plain`.
+        folder: where a relative `ranks` or `chat` is looked up before the current folder.
 
     Raises:
-        TokenizerError: an unknown name, a download that fails, ranks that cannot be used.
+        TokenizerError: an unknown name, a download that fails, ranks or a template that cannot be
+            used.
     """
 
     def __init__(
@@ -176,25 +201,34 @@ class Tiktoken(Tokenizer):
         ranks: str | Path | None = None,
         pattern: str | None = None,
         special_tokens: Mapping[str, int] | None = None,
+        chat: str | None = None,
         folder: str | None = None,
     ) -> None:
+        template = None if chat is None else ChatTemplate.open(chat, folder)
+        written = () if template is None else template.special_tokens
         if ranks is None:
             if pattern is not None:
                 raise TokenizerError("'pattern' belongs to 'ranks', which is not given")
             encoding = named(name or "gpt2")
+            encoding = with_special(encoding, special_tokens) if special_tokens else encoding
         elif name is not None:
             raise TokenizerError("give either 'name' or 'ranks', not both")
         else:
             beside = Path(folder or "", ranks)
-            encoding = from_ranks(beside if beside.exists() else Path(ranks), pattern)
-        self._use(with_special(encoding, special_tokens) if special_tokens else encoding)
+            path = beside if beside.exists() else Path(ranks)
+            begun = BOS in written or BOS in (special_tokens or {})
+            encoding = from_ranks(path, pattern, special_tokens, end_of_text=not begun)
+        self._use(with_names(encoding, written))
+        if template is not None:
+            self.chat = template
+            check_template(self)
 
     @classmethod
     def of(cls, encoding: tiktoken.Encoding) -> Tiktoken:
         """Wrap a ready Encoding.
 
         Raises:
-            TokenizerError: it has no `<|endoftext|>`.
+            TokenizerError: it has neither `<|bos|>` nor `<|endoftext|>`.
         """
         tokenizer = cls.__new__(cls)
         tokenizer._use(encoding)
@@ -203,9 +237,10 @@ class Tiktoken(Tokenizer):
     def _use(self, encoding: tiktoken.Encoding) -> None:
         self.encoding = encoding
         self.special_tokens = dict(encoding._special_tokens)
-        if END_OF_TEXT not in self.special_tokens:
-            raise TokenizerError(f"the encoding {encoding.name!r} has no {END_OF_TEXT}")
-        self.bos = self.eos = self.special_tokens[END_OF_TEXT]
+        begin = BOS if BOS in self.special_tokens else END_OF_TEXT
+        if begin not in self.special_tokens:
+            raise TokenizerError(f"the encoding {encoding.name!r} has no {END_OF_TEXT} or {BOS}")
+        self.bos = self.eos = self.special_tokens[begin]
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         check_unicode(text)
@@ -248,10 +283,12 @@ class Tiktoken(Tokenizer):
         return self.eos
 
     def settings(self) -> dict[str, Any]:
+        plain = self.chat == packaged()["plain"]
         return {
             "ranks": RANKS_FILE,
             "pattern": self.encoding._pat_str,
             "special_tokens": self.special_tokens,
+            **({} if plain else {"chat": self.chat.source}),
         }
 
     def save(self, folder: str | Path) -> None:

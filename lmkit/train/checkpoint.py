@@ -17,12 +17,14 @@ import logging
 import re
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmkit.errors import CheckpointError, ConfigError
 from lmkit.model import LMBase
 from lmkit.text import Tokenizer, load_tokenizer
+from lmkit.train.best import Best
 from lmkit.train.contents import (
     EXPERIMENT,
     MODEL,
@@ -170,23 +172,27 @@ class Checkpoint:
 class CheckpointDir:
     """The checkpoints of one run.
 
-    Kept are the last `keep`, the last one of every stage, and the one with the lowest `best`; an
-    older one goes only when its successor is on the disk.
+    Kept are the last `keep`, the last one of every stage, and the best of every stage that names a
+    metric; an older one goes only when its successor is on the disk. What counts as kept was read
+    back and is as it was written, so the last good one stays whatever becomes of those after it.
 
     Args:
         folder: holds checkpoints and nothing else.
         keep: at least 2: the newest may turn out damaged.
-        best: a metric's name, lower is better.
+        best: the metric of each stage that has one, as `Best.of` reads it.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 2, best: str | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, keep: int = 2, best: Mapping[str, str | None] | None = None
+    ) -> None:
         if keep < 2:
             raise ConfigError(
                 f"keep: {keep} is too few", hint="2 or more: the newest may be damaged"
             )
         self.folder = Path(folder)
         self.keep = keep
-        self.best = best
+        self.best = {stage: Best.of(text) for stage, text in (best or {}).items() if text}
+        self._good: dict[Path, bool] = {}  # a checkpoint is read back once, not at every save
 
     def prepare(self, n_bytes: int = 0) -> None:
         """Before a run begins: make the folder, clear what a kill left, see that there is room.
@@ -210,6 +216,7 @@ class CheckpointDir:
         stage = re.sub(r"[^\w.-]", "_", contents.stage) or "run"
         location = self.folder / f"{contents.step:08d}-{stage}"
         contents.put(location, number=number)
+        self._good.pop(location, None)  # of one that it replaced
         self._prune()
         return location
 
@@ -250,39 +257,56 @@ class CheckpointDir:
             at=self.folder,
         )
 
-    def best_entry(self) -> Checkpoint | None:
-        """The whole checkpoint with the lowest `best`; None if none was measured."""
-        if self.best is None:
+    def best_entry(self, stage: str) -> Checkpoint | None:
+        """The best good checkpoint of a stage; None if the stage names no metric, or none was
+        measured."""
+        best = self.best.get(stage)
+        if best is None:
             return None
-        measured = [
-            (value, entry)
-            for entry in self.entries()
-            if entry.is_whole() and (value := entry.metrics.get(self.best)) is not None
-        ]
-        return min(measured, key=lambda pair: pair[0])[1] if measured else None
+        own = [entry for entry in self.entries() if entry.is_whole() and entry.stage == stage]
+        ranks = [(rank, entry) for entry in own if (rank := best.rank(entry.metrics)) is not None]
+        ranked = sorted(ranks, key=lambda pair: pair[0])
+        return next((entry for _, entry in ranked if self._is_good(entry)), None)
 
-    def is_best(self, metrics: Mapping[str, float]) -> bool:
-        """Whether no checkpoint so far is as good; always False if `best` names no metric.
+    def is_best(self, stage: str, metrics: Mapping[str, float]) -> bool:
+        """Whether no checkpoint of the stage is as good; always False if it names no metric.
 
         Raises:
-            ConfigError: `best` is not among the metrics.
+            ConfigError: its metric is not among the metrics.
         """
-        if self.best is None:
+        best = self.best.get(stage)
+        if best is None:
             return False
-        if self.best not in metrics:
-            raise ConfigError(f"no best to keep: {self.best!r} was not measured")
-        entry = self.best_entry()
-        known = entry.metrics[self.best] if entry else None
-        return known is None or metrics[self.best] < known
+        rank = best.rank(metrics)
+        if rank is None:
+            raise ConfigError(f"no best to keep: {best.metric!r} was not measured")
+        entry = self.best_entry(stage)
+        known = best.rank(entry.metrics) if entry else None
+        return known is None or rank < known
 
     def _prune(self) -> None:
         whole = [entry for entry in self.entries() if entry.is_whole()]
-        last_of_stage = {entry.stage: entry for entry in whole}
-        kept = {entry.folder for entry in [*whole[-self.keep :], *last_of_stage.values()]}
-        best = self.best_entry()
+        kept = list(islice(filter(self._is_good, reversed(whole)), self.keep))
+        for stage in {entry.stage for entry in whole}:
+            own = (entry for entry in reversed(whole) if entry.stage == stage)
+            kept += list(islice(filter(self._is_good, own), 1))
+            kept += [best] if (best := self.best_entry(stage)) else []
+        stay = {entry.folder for entry in kept}
         for entry in whole:
-            if entry.folder not in kept and (best is None or entry.folder != best.folder):
+            if entry.folder not in stay and self._good.get(entry.folder, True):
                 remove_folder(entry.folder)
+
+    def _is_good(self, entry: Checkpoint) -> bool:
+        """Whether all its files are as they were written; one that is not is told of, and stays."""
+        if entry.folder not in self._good:
+            try:
+                entry.check()
+            except CheckpointError as error:
+                logger.warning("%s; it stays, and does not count as kept", error)
+                self._good[entry.folder] = False
+            else:
+                self._good[entry.folder] = True
+        return self._good[entry.folder]
 
 
 def _order(entry: Checkpoint) -> tuple[int, int]:

@@ -41,10 +41,15 @@ class Display:
         self._pace.append((tokens, seconds, waited))
         self.done += 1
 
-    def show(self, loss: float | None, bits_per_byte: float | None) -> None:
-        """Show how far the stage is, and what was last measured."""
-        parts = [f"loss {loss:.4f}" if loss is not None else "loss not finite"]
-        parts += [f"{bits_per_byte:.4f} bits/byte"] if bits_per_byte is not None else []
+    def show(
+        self, loss: float | None, bits_per_byte: float | None, reward: float | None = None
+    ) -> None:
+        """Show how far the stage is, and what was last measured; of answers their reward."""
+        if reward is not None:
+            parts = [f"reward {reward:.3f}"]
+        else:
+            parts = [f"loss {loss:.4f}" if loss is not None else "loss not finite"]
+            parts += [f"{bits_per_byte:.4f} bits/byte"] if bits_per_byte is not None else []
         parts += self._speed()
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(parts), refresh=False)

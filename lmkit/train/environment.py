@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import socket
 import subprocess
+import sys
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -22,7 +24,8 @@ GIT_PATIENCE = 5.0  # seconds; `git status` reads a whole tree, on a network dis
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, machine, threads and the current folder's git commit, as JSON can hold them."""
+    """Versions, machine, threads, the current folder's git commit, and the most memory that this
+    process has held so far, as JSON can hold them."""
     return {
         "lmkit": lmkit.__version__,
         "python": platform.python_version(),
@@ -33,8 +36,18 @@ def describe_environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "peak_memory": _peak_memory(),
         "git": _git(os.getcwd()),
     }
+
+
+def _peak_memory() -> dict[str, int]:
+    """Bytes, of the host and of the GPU that this process uses."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_initialized():
+        peak["gpu"] = torch.cuda.max_memory_allocated()
+    return peak
 
 
 def _device() -> dict[str, Any]:

@@ -120,11 +120,15 @@ class Metrics:
         """Record what was measured on held-out text, as `validation_...` in the step's own line.
 
         Args:
-            samples: (prompt, what the model wrote after it), printed and shown in TensorBoard.
+            samples: (prompt, what the model wrote after it), `samples` in that line; printed and
+                shown in TensorBoard as well.
         """
         if self.folder is None:
             return
-        self._add(step, stage, {f"validation_{name}": value for name, value in values.items()})
+        line: dict[str, Any] = {f"validation_{name}": value for name, value in values.items()}
+        if samples:
+            line["samples"] = [list(sample) for sample in samples]
+        self._add(step, stage, line)
         shown = [f"{name} {v:.4f}" for name, v in values.items() if isinstance(v, float)]
         if shown:
             self.say(f"{stage}, step {step}, validation: {', '.join(shown)}")
@@ -182,7 +186,7 @@ class Metrics:
         numbers = {f"{stage}/{key}": v for key, v in values.items() if isinstance(v, float)}
         self._events.scalars(step, numbers)
         if self._display is not None and "loss" in values:
-            self._display.show(values["loss"], values["bits_per_byte"])
+            self._display.show(values["loss"], values["bits_per_byte"], values.get("reward"))
 
     def _close_display(self) -> None:
         if self._display is not None:

@@ -4,6 +4,7 @@ how each is done stands next door (Learner, StageRun, CheckpointDir, Metrics).
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -12,10 +13,14 @@ from typing import Any
 
 import torch
 
-from lmkit.data import BatchStream
+from lmkit.config import Stage, blame
+from lmkit.config.experiment import Evaluate
 from lmkit.errors import ConfigError, DistributedError, NumericError, Stopped
 from lmkit.evals.bits_per_byte import bits_per_byte
+from lmkit.evals.suite import evaluate_task
 from lmkit.inference import Sampling
+from lmkit.model import LMBase
+from lmkit.prompts import Message, Prompt
 from lmkit.text import Batch
 from lmkit.train.by_hand import ByHand
 from lmkit.train.checkpoint import Checkpoint, CheckpointDir, checkpoint_bytes
@@ -23,10 +28,12 @@ from lmkit.train.diagnosis import write_diagnosis
 from lmkit.train.guard import StopFlag, exit_code_of
 from lmkit.train.learner import Step
 from lmkit.train.metrics import Metrics
+from lmkit.train.objective import Scene, Stream, open_objective
 from lmkit.train.precision import Precision
 from lmkit.train.progress import Progress
 from lmkit.train.run_folder import RunFolder
-from lmkit.train.stage_run import StageData, StageRun, freeze, prepare_stage_data
+from lmkit.train.stage_data import StageData
+from lmkit.train.stage_run import StageRun, freeze
 
 
 class LMRunnerBase(ByHand):
@@ -60,12 +67,10 @@ class LMRunnerBase(ByHand):
         self.folder = RunFolder(self.experiment, allow_change)
         with ExitStack() as stack:
             # before the ranks connect: no collective waits for a tokenizer
-            data = [
-                prepare_stage_data(self.experiment, stage, self.model)
-                for stage in self.experiment.stages
-            ]
+            data = [self._prepare(stage) for stage in self.experiment.stages]
             for index, each in enumerate(data):
-                self._rehearse(index, each)
+                with blame(self.experiment.stages[index].at, self.experiment.stages[index].places):
+                    self._rehearse(index, each)
             # from here on a signal waits for the step's end; until here there is nothing to save
             self.stop = stack.enter_context(StopFlag())
             if self.world.is_main:
@@ -87,7 +92,7 @@ class LMRunnerBase(ByHand):
         run = self._open_stage(index, data, resume)
         if run.done:
             return
-        stream = run.start_stream(self.world)
+        stream = run.objective.stream(run.rows, self._scene(run))
         self.metrics.begin_stage(run.stage.name, run.plan.steps, run.step)
         try:
             while not run.done:
@@ -95,21 +100,21 @@ class LMRunnerBase(ByHand):
                 self.train_step(stream, run)
                 if run.evaluation_due:
                     self._measured = self.evaluate(run)
-                if run.checkpoint_due or self._is_best():
+                if run.checkpoint_due or self._is_best(run):
                     self.save_checkpoint(run)
             self._measured = self.evaluate(run)
             self.save_checkpoint(run)
         finally:
             stream.close()
 
-    def train_step(self, stream: BatchStream, run: StageRun) -> Step:
+    def train_step(self, stream: Stream, run: StageRun) -> Step:
         """Take a batch, set the rates, accumulate and step, record."""
         assert self.optimizers is not None
         started = time.perf_counter()
         batch = next(stream)
         self.optimizers.set_rates(run.rate)
         step = self._learn(batch, run.stage.clip)
-        self._record(run, step, batch.width, time.perf_counter() - started, stream.waited)
+        self._record(run, step, stream, time.perf_counter() - started)
         return step
 
     @torch.no_grad()
@@ -125,14 +130,20 @@ class LMRunnerBase(ByHand):
         if wishes.bits_per_byte and batches is not None:
             with self.precision.autocast():
                 found = asdict(bits_per_byte(self.model, batches, self.world.sum))
-        samples: list[tuple[str, str]] = []
-        if wishes.samples and self.world.is_main:
-            # as `lmkit generate` does by default: the likeliest words alone soon go in circles
-            sampling = Sampling(
-                temperature=0.8, top_k=50, max_new_tokens=wishes.max_new_tokens, seed=self.seed
-            )
-            completions = self.model.generate(list(wishes.samples), sampling)
-            samples = [(completion.prompt, completion.text) for completion in completions]
+        for task in run.tasks:
+            with self.precision.autocast():
+                result = evaluate_task(
+                    self.model,
+                    task,
+                    limit=wishes.problems,
+                    rank=self.world.rank,
+                    size=self.world.size,
+                    add=self.world.sum,
+                )
+            found |= {task.name: result.value, f"{task.name}_stderr": result.stderr}
+            if result.ended is not None:
+                found[f"{task.name}_ended"] = result.ended
+        samples = self._samples(wishes) if self.world.is_main else []
         self.metrics.evaluation(self.progress.step, run.stage.name, found, samples)
         return found
 
@@ -145,6 +156,19 @@ class LMRunnerBase(ByHand):
 
     # --- the parts of a run -------------------------------------------------------------------
 
+    def _samples(self, wishes: Evaluate) -> list[tuple[str, str]]:
+        """(prompt, what the model writes), as `lmkit generate` does by default: the likeliest words
+        alone soon go in circles."""
+        asked = [Prompt(messages=(Message("user", text),)) for text in wishes.questions]
+        prompts = [*(Prompt(prompt=text) for text in wishes.samples), *asked]
+        if not prompts:
+            return []
+        sampling = Sampling(
+            temperature=0.8, top_k=50, max_new_tokens=wishes.max_new_tokens, seed=self.seed
+        )
+        completions = self.model.generate(prompts, sampling)
+        return [(completion.prompt, completion.text) for completion in completions]
+
     def _learn(self, batch: Batch, clip: float | None) -> Step:
         try:
             return super()._learn(batch, clip)
@@ -155,25 +179,28 @@ class LMRunnerBase(ByHand):
                 error.hint += f"; {place} holds the batch and where it began"
             raise
 
-    def _record(self, run: StageRun, step: Step, width: int, seconds: float, waited: float) -> None:
+    def _record(self, run: StageRun, step: Step, stream: Stream, seconds: float) -> None:
         self._measured = {}
         rows = run.advance()
         self.progress.stage_step, self.progress.position = run.step, run.position
-        self.progress.count(run.stage.name, rows, rows * width, step.loss.count, seconds)
+        self.progress.count(run.stage.name, rows, stream.tokens, step.loss.count, seconds)
         assert self.optimizers is not None
         self.metrics.step(
             self.progress.step,
             step.loss,
-            tokens=rows * width,
+            tokens=stream.tokens,
             seconds=seconds,
-            waited=waited,
+            waited=stream.waited,
             grad_norm=step.grad_norm,
             rates=self.optimizers.rates,
+            **stream.measures,
         )
 
     def _begin(self) -> Checkpoint | None:
         """Take the run up where its newest checkpoint stands, or begin it."""
-        self.checkpoints = CheckpointDir(self.folder.checkpoints)
+        assert self.experiment is not None
+        best = {stage.name: stage.checkpoint.best for stage in self.experiment.stages}
+        self.checkpoints = CheckpointDir(self.folder.checkpoints, best=best)
         if self.world.is_main:
             self.checkpoints.prepare(checkpoint_bytes(self.model))
         self.world.barrier()
@@ -197,24 +224,31 @@ class LMRunnerBase(ByHand):
                 hint="put `out` on a file system that all nodes see",
             )
 
+    def _prepare(self, stage: Stage) -> StageData:
+        assert self.experiment is not None
+        with blame(stage.data.at):
+            objective = open_objective(stage, self.experiment.folder)
+            return objective.prepare(self.experiment, stage, self.model)
+
     def _rehearse(self, index: int, data: StageData) -> None:
         """Open a stage for a look: its errors are due before anything is written, not at night."""
         assert self.experiment is not None
         stage = self.experiment.stages[index]
-        freeze(self.model, stage.freeze)
+        freeze(self.model, stage)
         run = StageRun.open(self.experiment, index, data, self.model)
         self.construct_optimizer(self.model, run)
         if type(self).evaluate is LMRunnerBase.evaluate:
             run.check_best()
         if stage.init_from and stage.init_from not in [s.name for s in self.experiment.stages]:
-            self.folder.find_weights(stage.init_from).check_weights(self.model)
+            with blame(stage.places.get("init_from", stage.at)):
+                self.folder.find_weights(stage.init_from).check_weights(self.model)
 
     def _open_stage(self, index: int, data: StageData, resume: Checkpoint | None) -> StageRun:
         assert self.experiment is not None
         stage = self.experiment.stages[index]
-        self.checkpoints.keep, self.checkpoints.best = stage.checkpoint.keep, stage.checkpoint.best
+        self.checkpoints.keep = stage.checkpoint.keep
         self._data_fingerprint = data.fingerprint
-        freeze(self.model, stage.freeze)
+        freeze(self.model, stage)
         if resume is None:
             self.progress.enter_stage(index)
         run = StageRun.open(
@@ -234,15 +268,50 @@ class LMRunnerBase(ByHand):
         self._make_learner(run)
         if resume is not None and not run.done:
             resume.load_optimizers(self.learner.optimizers)
+        if resume is None and stage.optimizer_state == "inherit" and index:
+            before = self.folder.find_weights(self.experiment.stages[index - 1].name)
+            before.check()
+            before.load_optimizers(self.learner.optimizers)
         if self.world.size > 1 and not run.done:
-            self.learner.agree_on_micro_batch(run.first_batch(self.world))
+            trial = run.objective.trial_batch(run.rows, self._scene(run))
+            self.learner.agree_on_micro_batch(trial)
         return run
 
-    def _is_best(self) -> bool:
+    def _scene(self, run: StageRun) -> Scene:
+        return Scene(
+            stage=run.stage,
+            plan=run.plan,
+            position=run.position,
+            model=self.model,
+            world=self.world,
+            precision=self.precision,
+            micro_batch=self.micro_batch,
+            seed=hash((self.seed, self.progress.stage_index)),
+            reference=lambda: self._weights_at_the_beginning(run.stage),
+        )
+
+    def _weights_at_the_beginning(self, stage: Stage) -> LMBase:
+        """A copy of the model as it was when the stage began; from the disk, so that a resumed run
+        has the same one."""
+        assert self.experiment is not None
+        names = [each.name for each in self.experiment.stages]
+        index = names.index(stage.name)
+        start = stage.init_from or (names[index - 1] if index else None)
+        if start is None:
+            raise ConfigError(
+                f"stage '{stage.name}' compares with the weights it begins with, and they are new",
+                hint="train a stage before it, or give it init_from:",
+            )
+        reference = copy.deepcopy(self.model).requires_grad_(False)
+        self.folder.find_weights(start).load_weights(reference)
+        return reference.eval()
+
+    def _is_best(self, run: StageRun) -> bool:
         """Whether what was measured just now is the best so far; the main rank looks."""
         if not self._measured:
             return False
-        return bool(self.world.max(self.world.is_main and self.checkpoints.is_best(self._measured)))
+        best = self.world.is_main and self.checkpoints.is_best(run.stage.name, self._measured)
+        return bool(self.world.max(best))
 
     def _leave_if_asked(self, run: StageRun) -> None:
         """Save and leave when a signal reached any rank: all ranks stop at the same step."""

@@ -2,92 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass, fields
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 
 from torch import nn
 
-from lmkit.config import Experiment, Stage, build
-from lmkit.data import (
-    BatchStream,
-    MixedRows,
-    MixedStores,
-    Rows,
-    TokenStore,
-    open_rows,
-    prepare,
-)
-from lmkit.errors import ConfigError, DataError, did_you_mean
+from lmkit.config import Experiment, Spec, Stage, build
+from lmkit.data import BatchStream, MixedRows, Rows, open_rows
+from lmkit.data.stream import RowSource
+from lmkit.errors import ConfigError, did_you_mean
 from lmkit.evals.bits_per_byte import BitsPerByte
+from lmkit.evals.task import Task
 from lmkit.model import LMBase
 from lmkit.optim.schedule import Schedule, make_schedule
 from lmkit.optim.selection import select
 from lmkit.text import Batch
+from lmkit.train.best import Best
+from lmkit.train.objective import Objective, open_objective
 from lmkit.train.plan import StagePlan, plan_stage
+from lmkit.train.stage_data import StageData
 from lmkit.train.world import World
-
-logger = logging.getLogger(__name__)
-
-NOTES = {
-    "trimmed": "are longer than max_len and were cut",
-    "without_target": "have nothing to train on within max_len and are left out",
-    "empty": "are empty and left out",
-}
-Store = TokenStore | MixedStores
-
-
-@dataclass(frozen=True)
-class StageData:
-    """The tokenised data of a stage. Made before the ranks connect: no collective waits for it.
-
-    Attributes:
-        validation: None if nothing is held out.
-        fingerprint: of the source's content and settings.
-    """
-
-    train: Store
-    validation: Store | None
-    fingerprint: str
-
-
-def prepare_stage_data(experiment: Experiment, stage: Stage, model: LMBase) -> StageData:
-    """Tokenise a stage's data, or open what an earlier start tokenised.
-
-    Raises:
-        DataError: the data is missing, unreadable, or has no training text.
-    """
-    source = build(stage.data, folder=experiment.folder)
-    stores = partial(
-        prepare,
-        tokenizer=model.need_tokenizer(),
-        include_prompts=stage.include_prompts,
-        max_len=model.max_len,
-    )
-    train = stores(source, split="train")
-    if stage.validation is None:
-        validation = stores(source, split="validation")
-    else:
-        validation = stores(build(stage.validation, folder=experiment.folder), split="all")
-    if train.token_count == 0:
-        raise DataError("there is no training text", at=f"stage '{stage.name}', {stage.data.path}")
-    report_notes(stage.name, train.notes)
-    return StageData(train, validation if validation.token_count else None, source.fingerprint())
-
-
-def report_notes(place: str, notes: Mapping[str, Any]) -> None:
-    """Warn of samples that were cut or left out while the data was tokenised."""
-    for key, value in notes.items():
-        if isinstance(value, Mapping):
-            report_notes(f"{place}, {key}", value)
-        elif key in NOTES:
-            logger.warning(
-                "%s: %s samples %s; the first is at %s",
-                place, f"{value:,}", NOTES[key], notes[f"first_{key}"],
-            )  # fmt: skip
 
 
 class StageRun:
@@ -95,7 +29,10 @@ class StageRun:
 
     Attributes:
         plan: the stage in numbers.
+        objective: what makes batches of the rows.
+        rows: what the data was laid out in.
         schedule: progress in 0..1 -> the factor on every optimizer's rate.
+        tasks: what the model is asked at each evaluation.
         step: optimizer steps done.
         position: rows of the stage consumed, over all ranks.
     """
@@ -104,16 +41,20 @@ class StageRun:
         self,
         stage: Stage,
         plan: StagePlan,
-        rows: Rows | MixedRows,
+        objective: Objective,
+        rows: RowSource,
         validation: Rows | MixedRows | None,
         schedule: Schedule,
+        tasks: Sequence[Task] = (),
     ) -> None:
         self.stage = stage
         self.plan = plan
+        self.objective = objective
+        self.rows = rows
         self.schedule = schedule
+        self.tasks = tasks
         self.step = 0
         self.position = 0
-        self._rows = rows
         self._validation = validation
 
     @classmethod
@@ -143,20 +84,17 @@ class StageRun:
             raise ConfigError(
                 f"stage '{stage.name}': isolate_documents needs a model whose forward takes "
                 f"documents, and that of {type(model).__name__} does not",
+                key="isolate_documents",
             )
-        layout = partial(
-            open_rows,
-            width=model.max_len,
-            tokenizer=model.need_tokenizer(),
-            isolate=stage.isolate_documents,
-            pack=model.accepts_documents,
-        )
+        objective = open_objective(stage, experiment.folder)
         # every stage shuffles in its own way; the held-out rows are the same for all
-        rows = layout(data.train, seed=experiment.seed * 1000 + index)
-        validation = layout(data.validation, seed=0) if data.validation else None
+        rows = objective.lay_out(data, stage, model, seed=experiment.seed * 1000 + index)
+        validation = _validation_rows(data, stage, model)
         epoch = round(rows.rows_per_epoch / share)
         plan = plan_stage(stage, model, epoch, step=step, position=position)
-        run = cls(stage, plan, rows, validation, make_schedule(stage.schedule, steps=plan.steps))
+        schedule = make_schedule(stage.schedule, steps=plan.steps)
+        tasks = open_tasks(stage.evaluate.tasks, experiment.folder)
+        run = cls(stage, plan, objective, rows, validation, schedule, tasks)
         run.step, run.position = step, position
         return run
 
@@ -166,13 +104,18 @@ class StageRun:
         Raises:
             ConfigError: it is not.
         """
-        best = self.stage.checkpoint.best
+        wanted = self.stage.checkpoint.best
+        if wanted is None:
+            return
+        best = Best.of(wanted).metric
         measures = self.stage.evaluate.bits_per_byte and self._validation is not None
         measured = [field.name for field in fields(BitsPerByte)] if measures else []
-        if best is not None and best not in measured:
+        measured += [task.name for task in self.tasks]
+        if best not in measured:
             raise ConfigError(
                 f"stage '{self.stage.name}': no best to keep, {best!r} is not measured",
                 hint=did_you_mean(best, measured) or f"measured: {measured or 'nothing'}",
+                key="checkpoint",
             )
 
     @property
@@ -207,22 +150,6 @@ class StageRun:
         self.position += rows
         return rows
 
-    def start_stream(self, world: World) -> BatchStream:
-        """This rank's batches from where the stage stands to its end, one prepared ahead."""
-        return BatchStream(
-            self._rows,
-            rows_per_batch=self.plan.rows_per_batch,
-            first_row=self.position,
-            last_row=self.plan.last_row,
-            rank=world.rank,
-            size=world.size,
-        )
-
-    def first_batch(self, world: World) -> Batch:
-        """The batch that the stream would give first."""
-        with closing(self.start_stream(world)) as stream:
-            return next(stream)
-
     def validation_batches(self, world: World, micro_batch: int) -> Iterator[Batch] | None:
         """This rank's share of the held-out rows, the same ones at every evaluation.
 
@@ -242,6 +169,38 @@ class StageRun:
         )
 
 
+def _validation_rows(data: StageData, stage: Stage, model: LMBase) -> Rows | MixedRows | None:
+    if not data.validation:
+        return None
+    return open_rows(
+        data.validation,
+        width=model.max_len,
+        tokenizer=model.need_tokenizer(),
+        isolate=stage.isolate_documents,
+        pack=model.accepts_documents,
+        seed=0,
+    )
+
+
+def open_tasks(specs: Sequence[Spec], folder: str) -> list[Task]:
+    """The tasks that a stage's evaluations ask.
+
+    Raises:
+        ConfigError: one is no Task, or two have one name.
+    """
+    tasks: list[Task] = []
+    for spec in specs:
+        task = build(spec, folder=folder)
+        if not isinstance(task, Task):
+            hint = "derive it from lmkit.evals.task.Task"
+            raise ConfigError(f"{spec.path} is no task", hint=hint, at=spec.at)
+        if task.name in [other.name for other in tasks]:
+            hint = "give one of them another name:"
+            raise ConfigError(f"two tasks are called {task.name!r}", hint=hint, at=spec.at)
+        tasks.append(task)
+    return tasks
+
+
 def named_groups(model: LMBase) -> dict[str, list[tuple[str, nn.Parameter]]]:
     """The model's parameter groups with each parameter's name; a tied one has its first name."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -251,15 +210,16 @@ def named_groups(model: LMBase) -> dict[str, list[tuple[str, nn.Parameter]]]:
     }
 
 
-def freeze(model: LMBase, words: tuple[str, ...]) -> None:
-    """Leave parameters out of training: groups, globs over names, or `tag:NAME`.
+def freeze(model: LMBase, stage: Stage) -> None:
+    """Leave out of training what the stage freezes: groups, globs over names, or `tag:NAME`.
 
     What an earlier stage froze is trained again; what the model itself froze stays frozen.
 
     Raises:
         ConfigError: a word means no parameter.
     """
-    frozen = {id(parameter) for parameter in select(words, named_groups(model)).values()}
+    at = stage.places.get("freeze")
+    frozen = {id(each) for each in select(stage.freeze, named_groups(model), at).values()}
     for parameter in model.parameters():
         if not hasattr(parameter, "trains_by_itself"):
             parameter.trains_by_itself = parameter.requires_grad  # type: ignore[attr-defined]

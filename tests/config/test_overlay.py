@@ -112,6 +112,14 @@ def test_a_length_or_a_batch_replaces_the_other_kinds(tmp_path: Path, stage: str
     assert str(first.places["steps"]) == f"override 'stages.{stage}.steps=2'"
 
 
+def test_a_key_without_a_value_replaces_nothing(tmp_path: Path) -> None:
+    for words in (["tokens=5", "steps="], ["steps=", "tokens=5"]):
+        first = overridden(tmp_path, *(f"stages.0.{word}" for word in words))["stages"][0]
+        assert (first["tokens"], first.get("steps")) == (5, None)
+    first = laid_over(tmp_path, "stages: [{name: first, steps: , batch_size: null}]")["stages"][0]
+    assert (first["tokens"], first["batch_tokens"]) == ("2M", 100)
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

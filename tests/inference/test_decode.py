@@ -76,7 +76,7 @@ def texts(
     new: list[list[int]] = [[] for _ in prompts]
     memory = model.make_cache(len(prompts)) if cache else None  # type: ignore[operator]
     options = {"max_len": MAX_LEN, "vocab_size": VOCAB, "cache": memory, **more}
-    for row, token in decode(model, prompts, sampling, **options):  # type: ignore[arg-type]
+    for row, token, _ in decode(model, prompts, sampling, **options):  # type: ignore[arg-type]
         new[row].append(token)
     return new
 
@@ -154,7 +154,7 @@ def test_the_caller_may_end_rows(cache: bool) -> None:
     ended: set[int] = set()
     new: list[list[int]] = [[], [], []]
     memory = ATTENDING.make_cache(3) if cache else None
-    for row, token in decode(
+    for row, token, _ in decode(
         ATTENDING, prompts, SAMPLED, max_len=MAX_LEN, vocab_size=VOCAB, cache=memory, ended=ended
     ):
         new[row].append(token)

@@ -203,3 +203,38 @@ def test_measures_that_do_not_fit(changes: dict[str, Any], what: str) -> None:
 def test_a_row_longer_than_the_context() -> None:
     with pytest.raises(ModelError, match="49 tokens for a context of 48"):
         model()(some_tokens(1, 49))
+
+
+# depth -> Muon's rate and decay, then the rates of head, embeddings, value embeddings and the two
+# scalars: by base_train.py's and gpt.py's own lines (nanochat at 92d63d4) for 32,768 entries
+NANOCHAT_RATES = {
+    4: (0.014142, 1.889903, 0.009798, 0.36742, 0.18371, 0.003536, 0.35355),
+    12: (0.02, 0.28, 0.008, 0.3, 0.15, 0.005, 0.5),
+    20: (0.028284, 0.100188, 0.008764, 0.32863, 0.16432, 0.007071, 0.70711),
+    24: (0.028284, 0.059738, 0.008, 0.3, 0.15, 0.007071, 0.70711),
+}
+NANOCHAT_LENGTH = {4: (2**18, 528), 12: (2**19, 2520), 20: (2**20, 4980), 24: (2**20, 8352)}
+
+
+@pytest.mark.parametrize("depth", NANOCHAT_RATES)
+def test_the_rates_are_nanochats(depth: int) -> None:
+    with torch.device("meta"):
+        gpt = GPT(depth=depth, vocab_size=32_768)
+    muon, *others = gpt.default_optimizers(*NANOCHAT_LENGTH[depth])
+    found = [muon["lr"], muon["weight_decay"], *(spec["lr"] for spec in others)]
+    assert found == pytest.approx(NANOCHAT_RATES[depth], rel=1e-4, abs=1e-6)
+    assert [spec["weight_decay"] for spec in others] == [0.01, 0.001, 0.01, 0.05, 0.0]
+
+
+def test_d20_has_nanochats_parameters() -> None:
+    """All but the 26 of smear and backout, which this model does not have."""
+    with torch.device("meta"):
+        gpt = GPT(depth=20, vocab_size=32_768)
+    assert gpt.scaling_parameter_count() == 393_217_200 + 41_943_040
+    assert gpt.parameter_count() == 896_533_746 - 26
+
+
+def test_the_rates_of_small_batches_do_not_vanish() -> None:
+    gpt = GPT(**TINY)
+    (small, *_), (smaller, *_) = (gpt.default_optimizers(size, 100) for size in (4096, 64))
+    assert small["lr"] == smaller["lr"] == pytest.approx(0.7 * 0.02)

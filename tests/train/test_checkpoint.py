@@ -166,23 +166,81 @@ def test_the_last_ones_are_kept_and_the_last_of_every_stage(tmp_path: Path) -> N
 
 
 def test_the_best_is_kept_and_nan_is_never_best(tmp_path: Path) -> None:
-    directory = CheckpointDir(tmp_path, keep=2, best="loss")
-    assert directory.best_entry() is None
+    directory = CheckpointDir(tmp_path, keep=2, best={"a": "loss"})
+    assert directory.best_entry("a") is None
     for step, loss in enumerate([3.0, math.nan, 1.0, 2.0, 4.0, 5.0]):
         directory.save(contents(step, metrics={"loss": loss}))
     directory.save(contents(6))  # saved without an evaluation
-    best = directory.best_entry()
+    best = directory.best_entry("a")
     assert best is not None
     assert best.step == 2
     assert names(directory) == ["00000002-a", "00000005-a", "00000006-a"]
 
 
-def test_damaged_ones_do_not_count_as_kept(tmp_path: Path) -> None:
+def test_every_stage_has_its_own_best_and_keeps_it(tmp_path: Path) -> None:
+    """A stage without `best` deletes nobody's, nor does one that measures something else."""
+    wishes = {"a": "loss", "b": None, "c": "sums"}
+    measured = {"a": ("loss", (1.0, 2.0, 3.0)), "b": ("loss", (0.1, 0.2, 0.3))}
+    measured["c"] = ("sums", (0.5, 0.9, 0.7))
+    directory = CheckpointDir(tmp_path, keep=2, best=wishes)
+    step = 0
+    for stage, (metric, values) in measured.items():
+        for value in values:
+            assert directory.is_best(stage, {metric: value}) == (
+                stage != "b" and value in (1.0, 0.5, 0.9)
+            )
+            directory.save(contents(step := step + 1, stage, metrics={metric: value}))
+    assert names(directory) == [
+        "00000001-a", "00000003-a", "00000006-b", "00000008-c", "00000009-c",
+    ]  # fmt: skip
+    for stage, step in (("a", 1), ("c", 8)):
+        found = directory.best_entry(stage)
+        assert found is not None
+        assert found.step == step
+    assert directory.best_entry("b") is None
+    with pytest.raises(ConfigError, match="'loss' was not measured"):
+        directory.is_best("a", {"sums": 1.0})
+
+
+@pytest.mark.parametrize("damage", ["flip", "unlink"])
+def test_damaged_ones_do_not_count_as_kept(tmp_path: Path, damage: str) -> None:
     directory = CheckpointDir(tmp_path, keep=2)
     for step in (1, 2):
         directory.save(contents(step))
-    (tmp_path / "00000002-a" / "state.json").unlink()
+    weights = tmp_path / "00000002-a" / "model.safetensors"
+    flip(weights) if damage == "flip" else weights.unlink()
+    directory = CheckpointDir(tmp_path, keep=2)  # a process of its own, as after a crash
     directory.save(contents(3))
+    assert names(directory) == ["00000001-a", "00000002-a", "00000003-a"]
+    directory.save(contents(4))
+    assert names(directory) == ["00000002-a", "00000003-a", "00000004-a"], "what is bad is left"
+
+
+def test_a_damaged_best_gives_way_to_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = CheckpointDir(tmp_path, keep=3, best={"a": "loss"})
+    for step, loss in ((1, 0.5), (2, 0.7)):
+        directory.save(contents(step, metrics={"loss": loss}))
+    flip(tmp_path / "00000001-a" / "model.safetensors")
+    directory = CheckpointDir(tmp_path, keep=2, best={"a": "loss"})
+    best = directory.best_entry("a")
+    assert best is not None
+    assert best.step == 2
+    assert directory.is_best("a", {"loss": 0.6})
+    for step in (3, 4, 5):
+        directory.save(contents(step, metrics={"loss": 0.9}))
+    assert names(directory) == ["00000001-a", "00000002-a", "00000004-a", "00000005-a"]
+    assert caplog.text.count("is altered") == 1, "told once"
+
+
+def test_one_that_replaces_a_damaged_one_counts(tmp_path: Path) -> None:
+    CheckpointDir(tmp_path).save(contents(1))
+    flip(tmp_path / "00000001-a" / "model.safetensors")
+    directory = CheckpointDir(tmp_path, best={"a": "loss"})
+    assert directory.best_entry("a") is None
+    for step in (1, 2, 3):
+        directory.save(contents(step, metrics={"loss": float(step)}))
     assert names(directory) == ["00000001-a", "00000002-a", "00000003-a"]
 
 

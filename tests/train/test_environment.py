@@ -26,6 +26,7 @@ def test_versions_and_machine_are_told() -> None:
     assert found["python"] == sys.version.split()[0]
     assert found["threads"] == torch.get_num_threads()
     assert {"platform", "hostname", "device", "cpus", "deterministic"} <= found.keys()
+    assert 10**7 < found["peak_memory"]["host"] < 10**12, "bytes"
 
 
 def test_outside_a_repository_there_is_no_commit(

@@ -1,0 +1,123 @@
+"""objective: what a stage learns: what it makes of its data, and where its batches come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Protocol
+
+from lmkit.config import Experiment, Spec, Stage, build
+from lmkit.data import BatchStream, open_rows
+from lmkit.data.stream import RowSource
+from lmkit.errors import ConfigError
+from lmkit.model import LMBase
+from lmkit.text import Batch
+from lmkit.train.memory import MicroBatch
+from lmkit.train.plan import StagePlan
+from lmkit.train.precision import Precision
+from lmkit.train.stage_data import StageData, prepare_stage_data
+from lmkit.train.world import World
+
+
+class Stream(Protocol):
+    """This rank's batches, one after another.
+
+    Attributes:
+        tokens: positions of the global batch that was given last, padding included.
+        measures: what is known of that batch, over all ranks; logged with the step.
+    """
+
+    tokens: int
+    measures: Mapping[str, float]
+
+    @property
+    def waited(self) -> float:
+        """Seconds that `next` took since this was last read."""
+
+    def __next__(self) -> Batch:
+        """The next one; StopIteration at the stage's end."""
+
+    def close(self) -> None:
+        """No more are needed."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Where a stage stands when its stream is opened, and who takes part.
+
+    Attributes:
+        position: rows of the stage that are consumed.
+        seed: of the stage; random numbers follow from it and from the rows' numbers.
+        reference: makes a copy of the model with the weights that the stage began with.
+    """
+
+    stage: Stage
+    plan: StagePlan
+    position: int
+    model: LMBase
+    world: World
+    precision: Precision
+    micro_batch: MicroBatch
+    seed: int
+    reference: Callable[[], LMBase]
+
+
+class Objective:
+    """What a stage learns from its data: the next token. A subclass may learn something else.
+
+    The step is the same one for all: a batch, the weight of each of its targets, a gradient. An
+    objective says where batches come from and what their targets weigh.
+    """
+
+    def prepare(self, experiment: Experiment, stage: Stage, model: LMBase) -> StageData:
+        """Read the stage's data, before the ranks connect.
+
+        Raises:
+            DataError: it is missing or unreadable, or there is none.
+            ConfigError: the stage or the model does not suit this objective.
+        """
+        return prepare_stage_data(experiment, stage, model)
+
+    def lay_out(self, data: StageData, stage: Stage, model: LMBase, seed: int) -> RowSource:
+        """The rows that one pass over the data has; a step takes `plan.rows_per_batch` of them."""
+        return open_rows(
+            data.train,
+            width=model.max_len,
+            tokenizer=model.need_tokenizer(),
+            isolate=stage.isolate_documents,
+            pack=model.accepts_documents,
+            seed=seed,
+        )
+
+    def stream(self, rows: RowSource, scene: Scene) -> Stream:
+        """Batches from where the stage stands to its end."""
+        return BatchStream(
+            rows,
+            rows_per_batch=scene.plan.rows_per_batch,
+            first_row=scene.position,
+            last_row=scene.plan.last_row,
+            rank=scene.world.rank,
+            size=scene.world.size,
+        )
+
+    def trial_batch(self, rows: RowSource, scene: Scene) -> Batch:
+        """A batch as the stream will give, to find out what fits into the memory."""
+        with closing(self.stream(rows, scene)) as stream:
+            return next(stream)
+
+
+def open_objective(stage: Stage, folder: str) -> Objective:
+    """The objective that a stage names.
+
+    Raises:
+        ConfigError: a key of it is wrong, or it is no Objective.
+    """
+    if stage.objective is None:
+        return Objective()
+    spec: Spec = stage.objective
+    objective = build(spec, folder=folder)
+    if not isinstance(objective, Objective):
+        hint = "derive it from lmkit.train.objective.Objective"
+        raise ConfigError(f"{spec.path} is no objective", hint=hint, at=spec.at)
+    return objective
