@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -84,6 +84,13 @@ class Prompt:
                 hint="write {prompt, chosen, rejected}",
                 at=self.at or None,
             )
+
+    @property
+    def said(self) -> Iterator[str]:
+        """All that is said in it, whatever its shape; empty texts are left out."""
+        plain = (self.text, self.prompt, self.truth, self.chosen, self.rejected)
+        yield from filter(None, plain)
+        yield from (part.text for turn in self.messages for part in turn.parts if part.text)
 
     @property
     def pair(self) -> tuple[Prompt, Prompt]:

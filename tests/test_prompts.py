@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmkit.errors import DataError
-from lmkit.prompts import Message, Prompt
+from lmkit.prompts import Message, Part, Prompt
 
 
 def test_of_reads_the_three_shapes_and_a_plain_string() -> None:
@@ -21,6 +21,40 @@ def test_of_reads_the_three_shapes_and_a_plain_string() -> None:
     assert Prompt.of({"prompt": "", "truth": "x"}).truth == "x"
     ready = Prompt(text="x")
     assert Prompt.of(ready) is ready
+
+
+def test_a_message_may_have_parts() -> None:
+    parts = [{"type": "text", "text": "So "}, {"type": "python", "text": "1+1"}]
+    parts += [{"type": "python_output", "text": "2"}, {"type": "text", "text": "two"}]
+    (said,) = Prompt.of({"messages": [{"role": "assistant", "content": parts}]}).messages
+    assert said.parts[1] == Part("python", "1+1")
+    assert said.text == "So two"
+    plain = Message("user", "hello")
+    assert plain.parts == (Part("text", "hello"),)
+    assert plain.text == "hello"
+    ready = {"role": "assistant", "content": [Part("python", "1+1")]}
+    assert Prompt.of({"messages": [plain, ready]}).messages == (
+        plain,
+        Message("assistant", (Part("python", "1+1"),)),
+    )
+
+
+def test_a_preference_is_a_pair_of_samples() -> None:
+    asked = Prompt.of({"prompt": "2+2=", "chosen": "4", "rejected": "5"}, at="f.jsonl:3")
+    chosen, rejected = asked.pair
+    assert chosen == Prompt(prompt="2+2=", truth="4")
+    assert rejected == Prompt(prompt="2+2=", truth="5")
+    assert rejected.at == "f.jsonl:3"
+    user = {"role": "user", "content": "2+2?"}
+    chosen, _ = Prompt.of({"messages": [user], "chosen": "4", "rejected": "5"}).pair
+    assert chosen == Prompt(messages=(Message("user", "2+2?"), Message("assistant", "4")))
+
+
+def test_all_that_is_said_in_a_prompt() -> None:
+    turns = (Message("user", "a"), Message("assistant", (Part("python", "b"), Part("text", ""))))
+    assert list(Prompt(messages=turns, chosen="c", rejected="d").said) == ["c", "d", "a", "b"]
+    assert list(Prompt(prompt="p", truth="").said) == ["p"]
+    assert list(Prompt(text="t").said) == ["t"]
 
 
 def test_the_place_is_kept_but_not_compared() -> None:
@@ -42,6 +76,20 @@ def test_the_place_is_kept_but_not_compared() -> None:
         ({"messages": "hello"}, "must be a list"),
         ({"messages": [{"role": "user"}]}, "exactly 'role' and 'content'"),
         ({"messages": [{"role": "user", "content": 3}]}, "'content' is int"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "exactly 'type' and 'text'"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "pyton", "text": "x"}]}]},
+            "a part has the type 'pyton'; did you mean 'python'?",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},
+            "'text' is int, not a string",
+        ),
+        ({"prompt": "x", "chosen": "a"}, "a preference lacks 'rejected'; write {prompt, chosen"),
+        ({"prompt": "x", "rejected": "a"}, "a preference lacks 'chosen'"),
+        ({"chosen": "a", "rejected": "b"}, "a prompt needs"),
+        ({"prompt": "x", "truth": "y", "chosen": "a", "rejected": "b"}, "has another truth"),
+        ({"text": "x", "chosen": "a", "rejected": "b"}, "has another truth"),
         (3, "must be a string or a mapping, not int"),
     ],
 )
@@ -57,7 +105,9 @@ anything = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["prompt", "truth", "text", "messages", "role", "content", "x"]),
+            st.sampled_from(
+                ["prompt", "truth", "text", "messages", "role", "content", "type", "chosen", "x"]
+            ),
             inner,
             max_size=3,
         )

@@ -19,8 +19,11 @@ COMMANDS = {
     "check": "look a YAML through without training: sizes, steps, memory, time, a batch",
     "eval": "ask a checkpoint the problems of tasks: how many it solves, and how sure that is",
     "generate": "write on from a prompt, with a checkpoint",
-    "models": "list the model classes that there are",
+    "chat": "talk with a checkpoint",
+    "list": "list the models, sources, tasks, optimizers and so on that there are",
     "describe": "show what a class can be given",
+    "data": "look at the rows of a stage, with what is trained painted",
+    "report": "tell a run as one HTML page: curves, results by stage, samples, cost",
     "tokenizer": "learn a vocabulary, look at its pieces, compare several",
 }
 BROKEN_PIPE = 128 + 13  # what a shell reports of a program that SIGPIPE ended

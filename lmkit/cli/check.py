@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from dataclasses import asdict
 
@@ -34,5 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     print(report(found, colour=colour))
-    print(f"\nNothing is wrong with it: lmkit train {arguments.experiment}")
+    words = [arguments.experiment, *arguments.overrides, *arguments.set]
+    print(f"\nNothing is wrong with it: lmkit train {shlex.join(words)}")
     return 0

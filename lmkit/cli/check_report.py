@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from lmkit.lab.estimate import EFFICIENCY, Memory
 from lmkit.lab.preview import Preview
-from lmkit.lab.stage_preview import Passage, StagePreview
+from lmkit.lab.stage_preview import OptimizerPreview, Passage, StagePreview
 from lmkit.train.display import readable_count, readable_time
 from lmkit.train.durable import readable
 
@@ -14,6 +15,7 @@ LABEL = 12  # columns of the left margin
 HEIGHT = 5  # lines of the rates' curve
 SHOWN = 240  # characters of a row
 LINE = 80  # characters of it a line
+WIDEST = 110  # columns
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
@@ -38,6 +40,8 @@ def _model(preview: Preview) -> Iterator[str]:
     for role, count in preview.parts.items():
         if count:
             yield from _entry("", f"{role:<18} {count:>15,} {count / preview.parameters:>7.1%}")
+    if preview.learned_from is not None:
+        yield from _entry("vocabulary", *_filled(f"learned from {preview.learned_from}"))
     if step := preview.micro_step:
         yield from _entry(
             "micro-step",
@@ -47,20 +51,10 @@ def _model(preview: Preview) -> Iterator[str]:
 
 
 def _stage(preview: Preview, stage: StagePreview, colour: bool) -> Iterator[str]:
-    yield from _entry("data", stage.data, _data_size(stage))
-    yield from _entry("length", _length(stage))
-    micro_steps = f"in {stage.micro_steps} micro-steps of {stage.micro_batch} rows"
-    yield from _entry(
-        "step",
-        f"{stage.batch_rows:,} rows of {stage.width:,}: {stage.batch_tokens:,} tokens, "
-        f"{micro_steps if stage.micro_steps > 1 else 'all rows at once'}",
-    )
-    optimizers = [
-        f"{each.label:<24} {each.parameters:>15,} parameters"
-        + (f", rate {each.rate:.3g}" if each.rate is not None else "")
-        for each in stage.optimizers
-    ]
-    yield from _entry("optimizers", *optimizers)
+    yield from _entry("data", *_filled(stage.data), _data_size(stage))
+    yield from _entry("length", _length(stage), *_why(stage, "tokens"))
+    yield from _entry("step", *_step(stage), *_why(stage, "batch_tokens"))
+    yield from _entry("optimizers", *(line for each in stage.optimizers for line in _rates(each)))
     yield from _entry("schedule", *plot(stage.schedule))
     yield from _entry("memory", *_memory(stage.memory))
     yield from _entry("time", *_time(preview, stage))
@@ -108,6 +102,8 @@ def _escaped(text: str) -> list[str]:
 def _data_size(stage: StagePreview) -> str:
     if not stage.available:
         return "`lmkit train` gets it"
+    if stage.step and stage.data_rows is not None:
+        return f"{stage.data_rows:,} to train on"
     if stage.data_tokens is None or stage.data_rows is None:
         return "its tokens are counted when training begins"
     if stage.counted:
@@ -117,9 +113,10 @@ def _data_size(stage: StagePreview) -> str:
 
 
 def _length(stage: StagePreview) -> str:
-    if stage.steps is None or stage.tokens is None:
+    if stage.steps is None:
         return f"epochs: {stage.epochs:g}; the steps are counted when training begins"
-    length = f"{stage.steps:,} steps, {stage.tokens:,} tokens"
+    length = f"{stage.steps:,} steps"
+    length += f", {stage.tokens:,} tokens" if stage.tokens is not None else ""
     if stage.epochs is None:
         return length
     epochs = f"{stage.epochs:.3g} epochs"
@@ -128,6 +125,30 @@ def _length(stage: StagePreview) -> str:
     if stage.follows_data:
         return f"about {length}, {epochs}; the steps are counted when training begins"
     return f"{length}, about {epochs}"
+
+
+def _step(stage: StagePreview) -> list[str]:
+    if stage.step:
+        return [stage.step]
+    micro_steps = f"in {stage.micro_steps} micro-steps of {stage.micro_batch} rows"
+    lines = [
+        f"{stage.batch_rows:,} rows of {stage.width:,}: {stage.batch_tokens:,} tokens, "
+        f"{micro_steps if stage.micro_steps > 1 else 'all rows at once'}"
+    ]
+    if stage.trained is not None and stage.trained < 0.995:
+        lines.append(f"{stage.trained:.0%} of the first rows' tokens are trained")
+    return lines
+
+
+def _why(stage: StagePreview, key: str) -> list[str]:
+    return _filled(f"{key}: auto is {stage.why[key]}") if key in stage.why else []
+
+
+def _rates(each: OptimizerPreview) -> list[str]:
+    said = f"{each.label:<24} {each.parameters:>15,} parameters"
+    said += f", rate {each.rate:.3g}" if each.rate is not None else ""
+    said += f", decay {each.decay:.3g}" if each.decay else ""
+    return [said, *(f"  {line}" for line in _filled(each.why))]
 
 
 def _memory(memory: Memory) -> list[str]:
@@ -148,6 +169,8 @@ def _memory(memory: Memory) -> list[str]:
 
 def _time(preview: Preview, stage: StagePreview) -> list[str]:
     seconds = preview.seconds(stage)
+    if stage.step:
+        return ["follows from what the model makes of it"]
     if stage.tokens is None:
         return ["follows from the steps"]
     if seconds is None:
@@ -164,6 +187,10 @@ def _time(preview: Preview, stage: StagePreview) -> list[str]:
 def _long_time(seconds: float) -> str:
     days = seconds / 86_400
     return f"{days:,.0f} days" if days >= 3 else readable_time(seconds)
+
+
+def _filled(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDEST - LABEL - 2)
 
 
 def _entry(label: str, *lines: str) -> Iterator[str]:

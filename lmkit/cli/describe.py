@@ -41,13 +41,22 @@ def run(arguments: argparse.Namespace) -> int:
     for parameter in parameters(target):
         print(_headline(parameter))
         if parameter.doc:
-            print(_filled(parameter.doc, INDENT))
+            print(indented(parameter.doc))
     return 0
 
 
 def first_paragraph(target: Any) -> str:
-    """The beginning of the docstring, on one line; empty if there is none."""
-    return " ".join((inspect.getdoc(target) or "").partition("\n\n")[0].split())
+    """The beginning of its own docstring, on one line; empty if there is none.
+
+    A base class's would tell something else: what all models are, and not this one.
+    """
+    own = vars(target).get("__doc__") if inspect.isclass(target) else target.__doc__
+    return " ".join(inspect.cleandoc(own or "").partition("\n\n")[0].split())
+
+
+def indented(text: str) -> str:
+    """A paragraph, filled, to stand under its headline."""
+    return _filled(text, INDENT)
 
 
 def _headline(parameter: Parameter) -> str:

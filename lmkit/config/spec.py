@@ -25,23 +25,27 @@ class Place:
 
 
 NOWHERE = Place()
+READERS = {
+    "lmkit.data.sources.TextFiles": (".txt", ".txt.gz", ".txt.zst"),
+    "lmkit.data.sources.JsonLines": (".jsonl", ".jsonl.gz", ".jsonl.zst"),
+    "lmkit.data.sources.Parquet": (".parquet",),
+}
 
 
 @contextmanager
 def blame(at: Place, places: Mapping[str, Place] | None = None) -> Iterator[None]:
     """Tell what goes wrong inside with the line that led to it: of the key at fault, or ``at``.
 
-    An error about another file gets the line in front; one that has a line of this file keeps it.
+    An error about another file gets the line in front; one that has a place already keeps it.
     """
     try:
         yield
     except LMKitError as error:
         place = (places or {}).get(getattr(error, "key", ""), at)
-        said = str(error.at or "")
-        if not said:
+        if error.at is None:
             error.at = place
-        elif place.file and not said.startswith(place.file):
-            error.at = f"{place}: {said}"
+        elif place.file and not isinstance(error.at, Place):
+            error.at = Place(f"{place}: {error.at}")
         raise
 
 
@@ -79,6 +83,13 @@ class Spec:
                 hint="write module.Class",
                 at=self.places.get("class", self.at),
             )
+        for reader, endings in READERS.items():
+            if self.path.endswith(endings):
+                raise ConfigError(
+                    f"{self.path!r} is a file, and a class is to be named here",
+                    hint=f"write {{class: {reader}, path: {self.path}}}",
+                    at=self.places.get("class", self.at),
+                )
         frozen = {
             str(key): freeze(value, self.places.get(key, self.at))
             for key, value in self.args.items()

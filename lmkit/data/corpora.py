@@ -7,15 +7,20 @@ import os
 import platform
 import sysconfig
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from lmkit.data.cache import cache_folder, fingerprint_of, publish
-from lmkit.data.files import extra, reading
+from lmkit.data.cache import fingerprint_of
+from lmkit.data.downloads import Downloads
+from lmkit.data.files import reading
 from lmkit.data.holdout import Split, check_holdout, share_of, split_documents
-from lmkit.data.sources import Columns, FileSource, JsonLines, Parquet, Source, TextFiles
-from lmkit.errors import DataError
+from lmkit.data.hub import HubRepo
+from lmkit.data.known import known
+from lmkit.data.remote import Place, WebFolder
+from lmkit.data.sources import Columns, Source
+from lmkit.errors import ConfigError, DataError, did_you_mean
 from lmkit.prompts import Prompt
 
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -107,18 +112,24 @@ class _Survey(NamedTuple):
     bytes: int
 
 
-class HubDataset(Source):
-    """Files of a dataset on the Hugging Face hub, downloaded once, when they are first read.
+class HubDataset(Downloads):
+    """Files of a data set on the Hugging Face hub, each fetched when it is first read.
 
     Args:
         repo: such as `karpathy/climbmix-400b-shuffle`.
         files: globs of the files to get, all `.parquet`, all JSON lines, or all `.txt`.
-        revision: a branch, tag or commit. A branch is looked up only at the first download.
+        revision: a branch, tag or commit. What a branch means is looked up once.
         text: name of the column that is a text;
         prompt: or that is a prompt,
         truth: and its right answer;
         messages: or that is a conversation. None named: the columns of these names.
-        holdout: share of the documents kept for validation.
+        holdout: share of the documents kept for validation; or
+        validation: globs of the files kept for it.
+        shuffled: the order of the documents means nothing: train file by file, each shuffled in
+            itself, and begin with the first while the others are on their way. Needs `validation`.
+
+    Raises:
+        ConfigError: no file is named; or `shuffled` without `validation`.
     """
 
     def __init__(
@@ -132,70 +143,118 @@ class HubDataset(Source):
         truth: str | None = None,
         messages: str | None = None,
         holdout: float = 0.05,
+        validation: str | list[str] | None = None,
+        shuffled: bool = False,
     ) -> None:
         self.repo = repo
-        self.patterns = [files] if isinstance(files, str) else list(files)
-        self.revision = revision
-        self.columns = Columns(text, prompt, truth, messages)
-        self.holdout = check_holdout(holdout)
-
-    @property
-    def folder(self) -> Path:
-        """Where the files lie, or will lie."""
-        wanted = fingerprint_of([self.repo, self.revision, sorted(self.patterns)])[:12]
-        return cache_folder() / "hub" / f"{self.repo.replace('/', '--')}-{wanted}"
-
-    def documents(self, split: Split) -> Iterator[Prompt]:
-        return self._local.documents(split)
-
-    def fingerprint(self) -> str:
-        return self._local.fingerprint()
-
-    def describe(self) -> str:
-        if not self.available():
-            return f"HubDataset {self.repo}: not on this disk yet"
-        return f"HubDataset {self.repo}, {self._local.describe()}"
-
-    def available(self) -> bool:
-        return self.folder.is_dir()
-
-    def size(self, split: Split) -> int | None:
-        return self._local.size(split)
-
-    @cached_property
-    def _local(self) -> FileSource:
-        folder = publish(self.folder, self._download, resume=True)
-        for suffixes, kind in _KINDS.items():
-            files = sorted(str(path) for path in folder.rglob("*") if path.name.endswith(suffixes))
-            if files:
-                columns = {} if kind is TextFiles else vars(self.columns)
-                return kind(files, holdout=self.holdout, **columns)
-        raise DataError(
-            f"no Parquet, JSON lines or text file matches {', '.join(self.patterns)}",
-            hint="look at the file names on the hub",
-            at=self.repo,
+        super().__init__(
+            HubRepo(repo, revision),
+            _listed(files),
+            validation=None if validation is None else _listed(validation),
+            columns=Columns(text, prompt, truth, messages),
+            holdout=holdout,
+            shuffled=shuffled,
         )
 
-    def _download(self, folder: Path) -> None:
-        hub = extra("huggingface_hub")
-        try:
-            hub.snapshot_download(
-                self.repo,
-                repo_type="dataset",
-                revision=self.revision,
-                allow_patterns=self.patterns,
-                local_dir=folder,
-            )
-        except Exception as error:  # the network's, the hub's and its client's are many classes
-            raise DataError(
-                f"cannot be downloaded: {str(error).strip().splitlines()[0]}",
-                hint=f"check the name and the network; the files would lie in {self.folder}",
-                at=self.repo,
-            ) from error
+    def describe(self) -> str:
+        return f"HubDataset {self.repo}: {super().describe()}"
 
 
-_KINDS: dict[tuple[str, ...], Any] = {
-    (".parquet",): Parquet,
-    (".jsonl", ".jsonl.gz", ".jsonl.zst"): JsonLines,
-    (".txt",): TextFiles,
-}
+class Corpus(Downloads):
+    """A data set that lmkit knows by name (lmkit/data/known.py): fetched when it is first read.
+
+    Args:
+        name: fineweb_edu, climbmix, tinystories, smol_smoltalk, smoltalk, shakespeare or gsm8k.
+        files: how many of its training files, or globs of them; all by default.
+        holdout: share of the training documents kept for validation. By default that is what the
+            publisher holds out, and 0.05 where that is nothing. fineweb_edu and climbmix hold out
+            their last file, and begin to train with the first while the others are on their way;
+            with a share instead they are read whole before.
+        revision: of a data set on the hub: a branch, tag or commit.
+
+    Raises:
+        ConfigError: no such data set, it is for a task only, or it has no such files.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        files: int | str | list[str] | None = None,
+        holdout: float | None = None,
+        revision: str = "main",
+    ) -> None:
+        self.name = name
+        self.known = known(name)
+        if self.known.columns is None:
+            hint = f"'lmkit eval --tasks {name}' asks them"
+            raise ConfigError(f"{name} has no text to train on", hint=hint, key="name")
+        held_out = self.known.parts.get("validation") if holdout is None else None
+        super().__init__(
+            place_of(name, revision),
+            _some(self.known.parts["train"], files),
+            validation=held_out,
+            columns=self.known.columns,
+            holdout=0.05 if holdout is None else holdout,
+            shuffled=self.known.shuffled and held_out is not None,
+            unpacked=self.known.unpacked,
+        )
+
+    def describe(self) -> str:
+        return f"Corpus {self.name}: {super().describe()}, licence {self.known.licence}"
+
+    def _megabytes(self, names: list[str]) -> str:
+        parts = [self.known.parts.get(part, ()) for part in ("train", "validation")]
+        about = self.known.size / 1e6 * len(names) / sum(map(len, parts))
+        return super()._megabytes(names) or f", about {about:,.0f} MB"
+
+
+def place_of(name: str, revision: str = "main") -> Place:
+    """Where a known data set lives.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    about = known(name)
+    if about.repo:
+        return HubRepo(about.repo, revision)
+    return WebFolder(name, about.address, about.published)
+
+
+def corpus_files(name: str, part: str) -> list[Path]:
+    """The files of one part of a known data set, fetched if they are not there.
+
+    Raises:
+        ConfigError: there is no such data set, or it has no such part.
+        DataError: a file cannot be had; says what to download by hand, and where to put it.
+    """
+    parts = known(name).parts
+    if part not in parts:
+        hint = did_you_mean(part, parts) or f"it has {', '.join(parts)}"
+        raise ConfigError(f"{name} has no part {part!r}", hint=hint)
+    place = place_of(name)
+    return [place.get(file) for file in parts[part]]
+
+
+def _listed(patterns: str | list[str]) -> list[str]:
+    names = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not names:
+        raise ConfigError("no file is named", hint="a name, or a glob such as data/*.parquet")
+    return names
+
+
+def _some(names: tuple[str, ...], wanted: int | str | list[str] | None) -> list[str]:
+    """The first so many, or those that match a glob."""
+    if wanted is None:
+        return list(names)
+    if isinstance(wanted, int):
+        if not 1 <= wanted <= len(names):
+            what = f"files is {wanted}, there are {len(names):,}"
+            raise ConfigError(what, hint="ask for one of them at least", key="files")
+        return list(names[:wanted])
+    patterns = _listed(wanted)
+    found = [name for name in names if any(fnmatchcase(name, one) for one in patterns)]
+    if not found:
+        hint = f"the first is {names[0]}, the last {names[-1]}"
+        raise ConfigError(f"no file matches {', '.join(patterns)}", hint=hint, key="files")
+    return found

@@ -14,7 +14,7 @@ from lmkit.data.cache import file_digest, fingerprint_of
 from lmkit.data.files import Found, extra, find_files, open_lines, read_text, reading
 from lmkit.data.holdout import Split, check_holdout, share_of, split_documents
 from lmkit.errors import DataError, did_you_mean
-from lmkit.prompts import Prompt
+from lmkit.prompts import Message, Prompt
 
 _PACKED = (".gz", ".zst", ".parquet")  # their size says little about the text in them
 
@@ -54,7 +54,8 @@ class InMemory(Source):
     """A list written in Python or in the YAML.
 
     Args:
-        prompts: texts, or mappings of one of the shapes `{text}`, `{prompt, truth}`, `{messages}`.
+        prompts: texts, or mappings of one of the shapes `{text}`, `{prompt, truth}`, `{messages}`,
+            `{prompt, chosen, rejected}`.
         holdout: share of the documents kept for validation.
     """
 
@@ -77,7 +78,11 @@ class InMemory(Source):
 
     def fingerprint(self) -> str:
         shapes = [
-            [prompt.text, prompt.prompt, prompt.truth, [asdict(turn) for turn in prompt.messages]]
+            [
+                *(prompt.text, prompt.prompt, prompt.truth),
+                [asdict(turn) for turn in prompt.messages],
+                *(answer for answer in (prompt.chosen, prompt.rejected) if answer is not None),
+            ]
             for prompt in self.prompts
         ]
         return fingerprint_of(["InMemory", self.holdout, shapes])
@@ -205,6 +210,14 @@ class Columns:
     prompt: str | None = None
     truth: str | None = None
     messages: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+
+    def settings(self) -> dict[str, str | None]:
+        """What decides which documents there are."""
+        later = ("chosen", "rejected")  # the fingerprints of before there were any still hold
+        about = asdict(self)
+        return {part: name for part, name in about.items() if name is not None or part not in later}
 
     def prompt_of(self, row: Mapping[str, Any], at: str) -> Prompt:
         """The row as a Prompt; columns that are not asked for are left alone.
@@ -234,7 +247,9 @@ class Table(FileSource):
         text: name of the column that is a text;
         prompt: or that is a prompt,
         truth: and its right answer;
-        messages: or that is a conversation, a list of {role, content}.
+        messages: or that is a conversation, a list of {role, content};
+        chosen: with a prompt or a conversation: the preferred answer,
+        rejected: and the other one.
     """
 
     def __init__(
@@ -245,14 +260,16 @@ class Table(FileSource):
         prompt: str | None = None,
         truth: str | None = None,
         messages: str | None = None,
+        chosen: str | None = None,
+        rejected: str | None = None,
         holdout: float = 0.05,
         folder: str | None = None,
     ) -> None:
         super().__init__(path, holdout=holdout, folder=folder)
-        self.columns = Columns(text, prompt, truth, messages)
+        self.columns = Columns(text, prompt, truth, messages, chosen, rejected)
 
     def settings(self) -> dict[str, Any]:
-        return asdict(self.columns)
+        return self.columns.settings()
 
     @abstractmethod
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
@@ -316,9 +333,15 @@ def _decoded(path: Path, encoding: str) -> Iterator[str]:
 
 
 def _content(prompt: Prompt) -> str:
-    """What two prompts must share to be the same document."""
+    """What two prompts must share to be the same document; of a preference the question."""
     if prompt.text is not None:
         return prompt.text
     if prompt.messages:
-        return "\0".join(f"{message.role}\0{message.content}" for message in prompt.messages)
+        return "\0".join(text for message in prompt.messages for text in _turn(message))
     return f"{prompt.prompt}\0{prompt.truth or ''}"
+
+
+def _turn(message: Message) -> list[str]:
+    if isinstance(message.content, str):
+        return [message.role, message.content]
+    return [message.role, *(text for part in message.parts for text in (part.type, part.text))]

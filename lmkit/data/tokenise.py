@@ -132,9 +132,8 @@ def _folders(
 ) -> dict[str, Path]:
     """Where the store lies, or will lie, if the documents are texts, and if they are prompts."""
     about = [FORMAT, source.fingerprint(), tokenizer.fingerprint, split]
-    ways = {"texts": about, "prompts": [*about, options.include_prompts, options.max_len]}
-    if options.pairs:
-        ways = {"prompts": [*about, "pairs", options.max_len]}
+    of_prompts = [options.include_prompts, options.max_len, *["pairs"] * options.pairs]
+    ways = {"texts": about, "prompts": [*about, *of_prompts]}
     return {
         kind: options.cache / "tokens" / fingerprint_of([kind, *key])[:32]
         for kind, key in ways.items()
@@ -258,10 +257,8 @@ def _chunks(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
 
 
 def _size(part: _Part) -> int:
-    """Characters to encode."""
-    document = part.document
-    asked = len(document.prompt) + len(document.truth or "")
-    return len(part.text) + asked + sum(len(turn.content) for turn in document.messages)
+    """Characters to encode; of a text those of the part."""
+    return len(part.text) if part.document.text is not None else sum(map(len, part.document.said))
 
 
 def _located(encode: _Encode, part: _Part) -> _Encoded:

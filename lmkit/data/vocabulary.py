@@ -163,4 +163,4 @@ def _without_merges(pattern: str, chat: str | None, folder: str | None) -> Tikto
 
 
 def _with_chat(ranks: Path, pattern: str, chat: str | None, folder: str | None) -> Tiktoken:
-    return Tiktoken(ranks=ranks, pattern=pattern, folder=folder)
+    return Tiktoken(ranks=ranks, pattern=pattern, chat=chat, folder=folder)

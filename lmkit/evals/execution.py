@@ -130,13 +130,23 @@ def _supervised(job: bytes, folder: str, seconds: float) -> Verdict:
         except subprocess.TimeoutExpired:
             return Verdict("timeout", f"the tests took more than {seconds:g} s")
         finally:
-            if process.returncode is None:  # it hangs, or we are interrupted
-                os.killpg(process.pid, supervisor.SIGKILL)
+            if process.returncode is None:
+                _end(process)
     status = _STATUSES.get(process.returncode)
     if status is None:
         last = errors.decode(errors="replace").strip().rpartition("\n")[2]
         return Verdict("error", f"the supervisor ended with {process.returncode} {last}".rstrip())
     return Verdict(status, said.decode(errors="replace"))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a supervisor whose tests hang, or that is in the way of an interrupt."""
+    assert process.stdout is not None
+    process.stdout.close()  # it sees that, and ends the program before itself
+    try:
+        process.wait(0.5)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, supervisor.SIGKILL)
 
 
 def _environment(folder: str) -> dict[str, str]:

@@ -24,8 +24,6 @@ def write_answers(
     else: neither on the other problems of the batch nor on how many samples there are.
     """
     prompts = [problem.prompt for _, problem in problems]
-    if sampling.temperature == 0:
-        return [[answer] for answer in model.generate(prompts, sampling)]
     seeds = [
         _seed(sampling.seed, number, sample) for number, _ in problems for sample in range(samples)
     ]

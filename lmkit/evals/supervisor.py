@@ -23,8 +23,9 @@ from typing import Any, NoReturn
 
 STATUS = {"passed": 10, "failed": 11, "timeout": 12, "memory": 13, "error": 14}  # exit status
 OUT_OF_MEMORY = 15  # the child's
+VERDICT = 1  # the standard output: its reason
 SIGKILL = 9  # the module `signal` takes 8 ms to import
-MESSAGE_BYTES = 2**24  # of one answer
+MESSAGE_BYTES = 2**22  # of one answer
 PROGRAM, TESTS = "<program>", "<tests>"
 
 # Python says what it is about to do (PEP 578), and a hook may refuse. Limits of the kernel alone
@@ -89,7 +90,6 @@ class Program:
         self.verdict: tuple[str, str] | None = None  # if it has decided before the tests
         self.raised: Exception | None = None  # by its last call, into the tests
         self.said = ""  # about that exception
-        self.buffer = b""
 
     def load(self, job: dict[str, Any]) -> None:
         """Let the child confine itself and run the program's top level."""
@@ -123,17 +123,19 @@ class Program:
         raise self.raised
 
     def receive(self) -> dict[str, Any]:
-        while b"\n" not in self.buffer:
-            left = self.deadline - time.monotonic()
-            if left <= 0 or not select.select([self.replies], [], [], left)[0]:
+        line = bytearray()
+        while not line.endswith(b"\n"):
+            left = max(0.0, self.deadline - time.monotonic())
+            # a pipe that nobody reads any more is ready, too: lmkit was ended
+            ready, _, _ = select.select([self.replies, VERDICT], [], [], left)
+            if not ready or VERDICT in ready:
                 self.end("timeout", f"no answer within {self.limits['wall_seconds']:g} s")
             block = os.read(self.replies, 2**16)
             if not block:
                 self.is_dead()
-            self.buffer += block
-            if len(self.buffer) > MESSAGE_BYTES:
+            line += block
+            if len(line) > MESSAGE_BYTES:
                 self.end("error", f"an answer of more than {MESSAGE_BYTES >> 20} MiB")
-        line, _, self.buffer = self.buffer.partition(b"\n")
         try:
             return dict(json.loads(line))
         except (ValueError, TypeError, RecursionError):
@@ -142,10 +144,12 @@ class Program:
     def is_dead(self) -> NoReturn:
         """The child has closed its end: say why."""
         status, seconds = self.stop()
-        if seconds > 0.95 * self.limits["cpu_seconds"]:
-            self.end("timeout", f"used its {self.limits['cpu_seconds']} s of processor time")
         if os.WIFSIGNALED(status):
-            self.end("error", f"killed by signal {os.WTERMSIG(status)}")
+            number, most = os.WTERMSIG(status), self.limits["cpu_seconds"]
+            # half: 0.9 s were counted of a child that was killed for 1 s
+            if number == SIGKILL and seconds > most / 2:
+                self.end("timeout", f"used its {most} s of processor time")
+            self.end("error", f"killed by signal {number}")
         if os.WEXITSTATUS(status) == OUT_OF_MEMORY:
             self.end("memory", f"more than {self.limits['memory_bytes'] >> 20} MiB")
         self.end("error", f"left with status {os.WEXITSTATUS(status)} before the tests were over")
@@ -163,6 +167,7 @@ class Program:
             # none is left; macOS says the latter of a group of the dead
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.child, SIGKILL)
+            os.kill(self.child, SIGKILL)  # it may not have come to make its group yet
             _, status, used = os.wait4(self.child, 0)
             self.ended = status, used.ru_utime + used.ru_stime
         return self.ended
@@ -255,6 +260,7 @@ def send(replies: int, act: Callable[[], Any]) -> None:
 
 def confine(limits: dict[str, Any]) -> None:
     """Limits of the kernel, and the hook; neither can be undone by the program."""
+    import _posixsubprocess
     import resource
 
     bounds = {
@@ -271,7 +277,12 @@ def confine(limits: dict[str, Any]) -> None:
         _, most = resource.getrlimit(which)
         bound = bound if most == resource.RLIM_INFINITY else min(bound, most)
         resource.setrlimit(which, (bound, bound))
+    _posixsubprocess.fork_exec = no_process  # of this no event tells; multiprocessing uses it
     sys.addaudithook(hook(os.path.realpath(os.curdir)))
+
+
+def no_process(*args: Any) -> NoReturn:
+    raise PermissionError("a program may not start a process")
 
 
 def hook(folder: str) -> Callable[[str, tuple[Any, ...]], None]:
@@ -369,7 +380,8 @@ def exec_seeded(
 
 def line_of(error: BaseException) -> str:
     """`TypeError: what it says`, at most 200 characters of one line."""
-    said = " ".join(str(error).split())[:200]
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    said = " ".join(text.split())[:200]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
@@ -393,7 +405,8 @@ def main() -> NoReturn:
     job = json.loads(sys.stdin.buffer.read())
     status, reason = judge(program, job)
     program.stop()
-    os.write(1, reason.encode("utf-8", "replace"))
+    with suppress(BrokenPipeError):
+        os.write(VERDICT, reason.encode("utf-8", "replace"))
     os._exit(STATUS[status])
 
 

@@ -9,14 +9,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from statistics import fmean, median
 
 Points = Sequence[tuple[int, float]]
 
 WIDTH, HEIGHT = 520, 250  # units of the drawing; the page scales it
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 26, 26  # margins
 LEAST_SHARE = 0.15  # of the width for a stage: one of 50 steps after 10,000 is to be seen too
-MOST_POINTS = 300  # a stage; of more, neighbours are averaged
-SMOOTH = 40  # steps from which on a curve is smoothed, over 1/40 of them
+MOST_POINTS = 300  # over the whole width; of more, neighbours are averaged
+SMOOTH = 40  # points from which on a curve is smoothed, over 1/40 of them
+TICK = 80  # units between two steps on the axis
 COLOURS = 6  # that the stylesheet has
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -62,15 +64,20 @@ class Chart:
     write: Callable[[float], str] = "{:.4g}".format
 
 
-def draw(chart: Chart) -> str:
-    """The chart as an `<svg>` element; every text in it is escaped."""
+def draw(chart: Chart, key: str = "") -> str:
+    """The chart as an `<svg>` element; every text in it is escaped.
+
+    Args:
+        key: tells its ids from those of other charts on the page.
+    """
     across = _Steps(chart.spans)
-    up = _Values(chart)
+    up = _Values(chart, across)
     parts = [
         *_stages(chart.spans, across),
         *_grid(chart, up),
-        f'<g clip-path="inset({TOP - 4}px {RIGHT - 6}px {BOTTOM - 4}px {LEFT - 6}px)">',
-        f'<rect class="frame" x="0" y="0" width="{WIDTH}" height="{HEIGHT}"/>',
+        f'<clipPath id="frame{key}"><rect x="{LEFT - 6}" y="{TOP - 4}" '
+        f'width="{WIDTH - LEFT - RIGHT + 12}" height="{HEIGHT - TOP - BOTTOM + 8}"/></clipPath>',
+        f'<g clip-path="url(#frame{key})">',
     ]
     for number, series in enumerate(chart.series):
         parts += [f'<g class="series c{number % COLOURS}">', *_curve(series, across, up), "</g>"]
@@ -114,12 +121,23 @@ class _Steps:
         """(stage, its left end, its width)."""
         return iter(self._places)
 
+    def parts(self, points: Points) -> Iterator[tuple[Points, int]]:
+        """The points stage by stage, as no curve crosses a border, where all may change; and how
+        many of them have room."""
+        found: list[list[tuple[int, float]]] = [[] for _ in self._places]
+        for point in points:
+            ends = enumerate(span.last for span, _, _ in self._places)
+            found[next((i for i, last in ends if point[0] <= last), -1)].append(point)
+        for part, (_, _, width) in zip(found, self._places, strict=True):
+            if part:
+                yield part, max(round(MOST_POINTS * width / WIDTH), 2)
+
 
 class _Values:
     """Where a value stands from top to bottom, and the values to write on the axis."""
 
-    def __init__(self, chart: Chart) -> None:
-        values = [value for series in chart.series for value in _heights(series, chart.spans)]
+    def __init__(self, chart: Chart, across: _Steps) -> None:
+        values = [value for series in chart.series for value in _heights(series, across)]
         low, high = _limits(values)
         step = _nice((high - low) / 4)
         self.ticks = [
@@ -133,10 +151,11 @@ class _Values:
         return HEIGHT - BOTTOM - min(max(share, -9.0), 9.0) * (HEIGHT - TOP - BOTTOM)
 
 
-def _heights(series: Series, spans: Sequence[Span]) -> list[float]:
+def _heights(series: Series, across: _Steps) -> list[float]:
     """The values that decide how high the axis reaches; of noise its middle."""
     if series.noisy:
-        return [value for part in _by_span(series.points, spans) for _, value in _smoothed(part)]
+        parts = across.parts(series.points)
+        return [value for part, room in parts for _, value in _smoothed(_thinned(part, room))]
     errors = dict(series.errors)
     reach = [(value, errors.get(step, 0.0)) for step, value in series.points]
     return [value + sign * error for value, error in reach for sign in ((1, -1) if error else (1,))]
@@ -163,9 +182,9 @@ def _nice(step: float) -> float:
 
 def _stages(spans: Sequence[Span], across: _Steps) -> Iterator[str]:
     """A band and a name a stage, and the step at which it ends."""
-    taken = float(LEFT) - 20
+    taken = LEFT + 28.0
     for number, (span, left, width) in enumerate(across):
-        middle, right = left + width / 2, left + width
+        middle = left + width / 2
         if number % 2:
             yield (
                 f'<rect class="band" x="{left:.1f}" y="{TOP - 18}" width="{width:.1f}" '
@@ -174,30 +193,41 @@ def _stages(spans: Sequence[Span], across: _Steps) -> Iterator[str]:
         if number:
             yield f'<path class="border" d="M{left:.1f} {TOP - 18}V{HEIGHT - BOTTOM}"/>'
         if len(spans) > 1:
-            name = span.name if len(span.name) * 7 < width else span.name[: int(width / 7) - 1] + "…"
+            room = int(width / 6)  # letters
+            name = span.name if len(span.name) <= room else f"{span.name[: room - 1]}…"
             yield f'<text class="stage" x="{middle:.1f}" y="{TOP - 8}">{escape(name)}</text>'
-        text = f"{span.last:,}"
-        if right - len(text) * 7 > taken:
-            yield f'<text class="step" x="{right:.1f}" y="{HEIGHT - 8}">{text}</text>'
-            taken = right
+        for step in _round_steps(span, width):
+            text = f"{step:,}"
+            if across(step) - len(text) * 7 > taken:
+                yield f'<text class="step" x="{across(step):.1f}" y="{HEIGHT - 8}">{text}</text>'
+                taken = across(step) + 6
     yield f'<text class="step start" x="{LEFT}" y="{HEIGHT - 8}">step</text>'
+
+
+def _round_steps(span: Span, width: float) -> Iterator[int]:
+    """Round numbers within a stage, as many as have room, and its last step."""
+    scale = width / (span.last - span.first + 1)  # units a step
+    apart = max(_nice(TICK / scale), 1.0)
+    step = math.floor(span.first / apart) * apart + apart
+    while (span.last - step) * scale > TICK / 2:
+        yield round(step)
+        step += apart
+    yield span.last
 
 
 def _grid(chart: Chart, up: _Values) -> Iterator[str]:
     for value in up.ticks:
-        y = up(value)
+        y, text = up(value), escape(chart.write(value))
         yield f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
-        yield f'<text class="value" x="{LEFT - 7}" y="{y + 4:.1f}">{escape(chart.write(value))}</text>'
+        yield f'<text class="value" x="{LEFT - 7}" y="{y + 4:.1f}">{text}</text>'
 
 
 def _curve(series: Series, across: _Steps, up: _Values) -> Iterator[str]:
-    spans = [span for span, _, _ in across]
-    for part in _by_span(series.points, spans):
-        thin = _thinned(part, MOST_POINTS)
-        if series.noisy and len(part) >= SMOOTH:
+    for part, room in across.parts(series.points):
+        thin = _thinned(part, room)
+        if series.noisy and len(thin) >= SMOOTH:
             yield _line(thin, across, up, "raw")
-            thin = _thinned(_smoothed(part), MOST_POINTS)
-        yield _line(thin, across, up, "line")
+        yield _line(_smoothed(thin) if series.noisy else thin, across, up, "line")
         if series.dots or len(part) == 1:
             yield from _dots(part, dict(series.errors), across, up, series.name)
 
@@ -211,34 +241,25 @@ def _dots(
     points: Points, errors: dict[int, float], across: _Steps, up: _Values, name: str
 ) -> Iterator[str]:
     for step, value in points:
-        x, error = across(step), errors.get(step)
+        x, y, error = across(step), up(value), errors.get(step)
         said = f"{name}, step {step:,}: {value:.4f}"
         if error is not None:
             said += f" ± {error:.4f}"
-            yield f'<path class="error" d="M{x:.1f} {up(value - error):.1f}V{up(value + error):.1f}"/>'
-        yield (
-            f'<circle cx="{x:.1f}" cy="{up(value):.1f}" r="3"><title>{escape(said)}</title></circle>'
-        )
-
-
-def _by_span(points: Points, spans: Sequence[Span]) -> list[Points]:
-    """The points stage by stage: no curve crosses a border, where all may change."""
-    found: dict[int, list[tuple[int, float]]] = {}
-    for step, value in points:
-        index = next((i for i, span in enumerate(spans) if step <= span.last), len(spans) - 1)
-        found.setdefault(index, []).append((step, value))
-    return list(found.values())
+            low, high = up(value - error), up(value + error)
+            yield f'<path class="error" d="M{x:.1f} {low:.1f}V{high:.1f}"/>'
+        title = f"<title>{escape(said)}</title>"
+        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3">{title}</circle>'
 
 
 def _smoothed(points: Points) -> Points:
-    """A mean that forgets, over 1/40 of the points."""
-    keep = 1 - 1 / max(len(points) / SMOOTH, 1)
-    mean = weight = 0.0
-    smooth = []
-    for step, value in points:
-        mean, weight = keep * mean + (1 - keep) * value, keep * weight + 1 - keep
-        smooth.append((step, mean / weight))
-    return smooth
+    """The means of the medians of each point's neighbourhood: one odd step moves neither much."""
+    if len(points) < SMOOTH:
+        return points
+    reach = len(points) // SMOOTH // 2 + 1
+    values = [value for _, value in points]
+    for middle in (median, fmean):
+        values = [middle(values[max(i - reach, 0) : i + reach + 1]) for i in range(len(values))]
+    return [(step, value) for (step, _), value in zip(points, values, strict=True)]
 
 
 def _thinned(points: Points, most: int) -> Points:

@@ -104,8 +104,7 @@ class _Beginning(InMemory):
                 return
             if document.text is not None and len(document.text) > left:
                 document, self._cut = replace(document, text=document.text[:left]), True
-            said = [document.text or "", document.prompt, document.truth or ""]
-            said += [message.content for message in document.messages]
+            said = list(document.said)
             left -= sum(map(len, said))
             self._bytes += sum(len(text.encode("utf-8", "replace")) for text in said)
             yield document

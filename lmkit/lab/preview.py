@@ -17,6 +17,7 @@ from lmkit.config import Experiment
 from lmkit.errors import ModelError, NumericError, PluginError
 from lmkit.lab.estimate import EFFICIENCY, matmul_rate
 from lmkit.lab.stage_preview import StageLook, StagePreview
+from lmkit.lab.stand_in import with_tokenizer
 from lmkit.model import LMBase
 from lmkit.text import Batch
 from lmkit.train.accumulate import LossModule, accumulate
@@ -43,6 +44,8 @@ class Preview:
         out: the run's folder.
         device, precision: what it would be trained on, and in.
         parts: parameters by role.
+        learned_from: the text that the vocabulary waits for; None where it is there. Until then
+            another one of its size stands in for it.
         flops_per_token: of a forward and backward pass, by the model; 0 if it does not know.
         product_rate: FLOP/s of a matrix product, measured now; of which training is assumed to
             reach a share where there is no `micro_step`.
@@ -55,6 +58,7 @@ class Preview:
     model: str
     max_len: int
     vocabulary: int
+    learned_from: str | None
     parts: dict[str, int]
     parameters: int
     flops_per_token: int
@@ -82,13 +86,18 @@ def preview(experiment: Experiment, *, run: bool = False) -> Preview:
         LMKitError: what `lmkit train` would raise before its first step.
         NumericError: the loss of the micro-step is not finite.
     """
+    learned = with_tokenizer(experiment)
+    experiment = learned.experiment
     runner = build_runner(experiment)
     device = pick_device(runner.device)
     precision = Precision(choose(runner.precision_policy, device), device)
     product_rate = matmul_rate(device, precision.dtype)
-    model, mode = _make_model(experiment, runner, device)
+    model, mode = make_model(experiment, runner, device)
     with tempfile.TemporaryDirectory(prefix="lmkit-check-") as cache:
-        look = StageLook(experiment, runner, model, mode, precision, Path(cache))
+        is_learned = learned.waits_for is None
+        look = StageLook(
+            experiment, runner, model, mode, precision, Path(cache), is_learned=is_learned
+        )
         looks = [look.at(index) for index in range(len(experiment.stages))]
         micro_step = _do_micro_step(experiment, looks[0][1]) if run else None
     return Preview(
@@ -99,6 +108,7 @@ def preview(experiment: Experiment, *, run: bool = False) -> Preview:
         model=experiment.model.path,
         max_len=model.max_len,
         vocabulary=model.need_tokenizer().vocab_size,
+        learned_from=learned.waits_for,
         parts={role: sum(p.numel() for p in some) for role, some in model.param_groups().items()},
         parameters=model.parameter_count(),
         flops_per_token=model.flops_per_token(model.max_len),
@@ -108,7 +118,7 @@ def preview(experiment: Experiment, *, run: bool = False) -> Preview:
     )
 
 
-def _make_model(
+def make_model(
     experiment: Experiment, runner: LMRunnerBase, device: torch.device
 ) -> tuple[LMBase, AbstractContextManager[Any]]:
     """Have the runner make its model of tensors without numbers, which cost no memory.

@@ -1,4 +1,4 @@
-"""run_history: what a run's folder tells of it, read back as plain data; judges and draws nothing."""
+"""run_history: a run's folder read back as plain data; judges nothing and draws nothing."""
 
 from __future__ import annotations
 
@@ -84,6 +84,11 @@ class StageHistory:
             kept.setdefault(key.removeprefix(VALIDATION), []).append((step, float(value)))
         for prompt, text in entry.get("samples", ()):
             self.samples.append(Sample(self.name, step, str(prompt), str(text)))
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether answers were rewarded: what stands as their loss tells nothing."""
+        return "reward" in self.series
 
     def final(self, name: str) -> float | None:
         """The mean of a series over the last ten steps."""

@@ -54,9 +54,11 @@ class DPO(Objective):
                 at=stage.data.at,
             )
         data = prepare_stage_data(experiment, stage, model, pairs=True)
-        if not isinstance(data.train, TokenStore):
+        if not isinstance(data.train, TokenStore) or not data.train.prompts:
             raise ConfigError(
-                f"stage '{stage.name}': preferences are not mixed yet", at=stage.data.at
+                f"stage '{stage.name}': {stage.data.path} gives no preferences",
+                hint="DPO learns from one source of {prompt, chosen, rejected}",
+                at=stage.data.at,
             )
         return StageData(data.train, None, data.fingerprint)
 

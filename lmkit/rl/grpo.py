@@ -17,6 +17,7 @@ from lmkit.rl.rollouts import Rollouts
 from lmkit.rl.rules import Rules
 from lmkit.text import Batch, Sample, chat
 from lmkit.train.objective import Objective, Scene
+from lmkit.train.plan import StagePlan
 from lmkit.train.stage_data import StageData
 
 
@@ -97,6 +98,9 @@ class GRPO(Objective):
 
     def lay_out(self, data: StageData, stage: Stage, model: LMBase, seed: int) -> ProblemRows:
         return ProblemRows(data.train, seed)
+
+    def describe(self, plan: StagePlan) -> str:
+        return f"{plan.rows_per_batch:,} problems, {self.rules.group_size} answers to each"
 
     def stream(self, rows: Any, scene: Scene) -> Rollouts:
         return Rollouts(self.rules, rows, self._rewards(rows.task), scene)

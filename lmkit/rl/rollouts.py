@@ -227,7 +227,8 @@ class Rollouts(Iterator[Batch]):
         if rollout.old is not None:
             ratio = (now - rollout.old).exp()
             clipped = self.rules.ratio_weights(weights, ratio)
-            measures["clipped"] = self._mean((clipped == 0).float() * (weights != 0), chosen)
+            stopped = (clipped == 0) & (weights != 0)
+            measures["clipped"] = self._mean(stopped * chosen, chosen)
             weights = clipped
         if self._reference is not None:
             gap = self._log_probs(self._reference, batch) - now

@@ -24,9 +24,8 @@ class ArcEasy(TableTask):
     name = "arc_easy"
     kind = "letters"
     max_new_tokens = 8
-    repo = "allenai/ai2_arc"
-    train_files = "ARC-Easy/train-*.parquet"
-    test_files = "ARC-Easy/test-*.parquet"
+    corpus = "arc"
+    parts = ("easy_train", "easy_test")
 
     def problem(self, row: Mapping[str, Any], at: str) -> Problem:
         choices = column(row, "choices", dict, at)
@@ -42,5 +41,4 @@ class ArcChallenge(ArcEasy):
     """The hard questions, in the same form."""
 
     name = "arc_challenge"
-    train_files = "ARC-Challenge/train-*.parquet"
-    test_files = "ARC-Challenge/test-*.parquet"
+    parts = ("challenge_train", "challenge_test")

@@ -6,7 +6,8 @@ Cobbe et al., arXiv 2110.14168; 7,473 to train on, 1,319 measured. A row is `{qu
     Natalia sold 48+24 = <<48+24=72>>72 clips altogether in April and May.
     #### 72
 
-What stands in `<<...>>` becomes a call of the calculator and what it gives back.
+What stands in `<<...>>` becomes a call of the calculator and what it gives back: of all 23,716
+calls in the training file the same number, 3 % in another spelling (8 for 8.00).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from lmkit.errors import DataError
 from lmkit.evals.task import Problem
+from lmkit.inference.tools import calculate
 from lmkit.prompts import Completion, Message, Part
 from lmkit.tasks.tables import TableTask, column
 
@@ -34,18 +36,19 @@ class GSM8K(TableTask):
     """A question, the steps of its solution, and `#### 72` at the end.
 
     Args:
-        path: JSON lines or Parquet files; without it `openai/gsm8k` of the hub.
-        test: files with problems to be measured on; `path` then has those to train on.
+        path: JSON lines or Parquet files; without it the published ones.
+        test: files with problems to be measured on; `path` then has those to train on. A question
+            that is in both is measured only.
         holdout: without `test` the share of `path` to be measured on, by each question's sha256.
         tools: the solutions call the calculator; if not, the annotations are left out.
         max_new_tokens: an answer's length at most.
+        name: in tables and metrics, where one class is used twice.
         folder: the YAML's folder, where relative paths are looked up first.
     """
 
     name = "gsm8k"
-    repo = "openai/gsm8k"
-    train_files = "main/train-*.parquet"
-    test_files = "main/test-*.parquet"
+    corpus = "gsm8k"
+    parts = ("train", "test")
 
     def __init__(
         self,
@@ -55,9 +58,10 @@ class GSM8K(TableTask):
         holdout: float = 0.05,
         tools: bool = True,
         max_new_tokens: int = 512,
+        name: str | None = None,
         folder: str | None = None,
     ) -> None:
-        super().__init__(path, test, holdout=holdout, folder=folder)
+        super().__init__(path, test, holdout=holdout, name=name, folder=folder)
         self.tools = tools
         self.max_new_tokens = max_new_tokens
 
@@ -100,7 +104,7 @@ def _parts(solution: str) -> Iterator[Part]:
         if call.start() > at:
             yield Part("text", solution[at : call.start()])
         yield Part("python", call[1])
-        yield Part("python_output", call[2])
+        yield Part("python_output", calculate(call[1]) or call[2])
         at = call.end()
     yield Part("text", solution[at:])
 

@@ -21,9 +21,8 @@ class MMLU(TableTask):
     name = "mmlu"
     kind = "letters"
     max_new_tokens = 8
-    repo = "cais/mmlu"
-    train_files = "all/auxiliary_train-*.parquet"
-    test_files = "all/test-*.parquet"
+    corpus = "mmlu"
+    parts = ("auxiliary_train", "test")
 
     def problem(self, row: Mapping[str, Any], at: str) -> Problem:
         answer = column(row, "answer", (int, str), at)

@@ -54,7 +54,7 @@ class MultipleChoice(JsonlTask):
         if not isinstance(question, str) or not question.strip():
             raise DataError(f"'question' is {question!r}", hint="write a text", at=at)
         if not _are_texts(choices):
-            hint = 'write a list of different texts, such as ["stone", "pear"]'
+            hint = 'write two or more different texts, such as ["stone", "pear"]'
             raise DataError(f"'choices' is {choices!r}", hint=hint, at=at)
         correct = _correct(entry(row, "answer", at), choices, at)
         problem = letter_problem(question, choices, correct, at)
@@ -83,7 +83,7 @@ def _are_texts(choices: Any) -> bool:
     if not isinstance(choices, list):
         return False
     texts = [choice for choice in choices if isinstance(choice, str) and choice.strip()]
-    return len(texts) == len(choices) == len(set(texts))
+    return len(texts) == len(choices) == len(set(texts)) > 1
 
 
 def _correct(answer: Any, choices: list[str], at: str) -> int:

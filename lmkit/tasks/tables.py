@@ -1,4 +1,4 @@
-"""tables: tasks whose problems are rows of files, here or on the hub; knows no particular task."""
+"""tables: tasks whose problems are rows of files, one's own or published; knows no task itself."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from lmkit.data.cache import fingerprint_of
-from lmkit.data.corpora import HubDataset
+from lmkit.data.cache import file_digest, fingerprint_of
+from lmkit.data.corpora import place_of
 from lmkit.data.files import find_files
-from lmkit.data.holdout import Split, check_holdout, is_held_out
-from lmkit.data.sources import JsonLines, Parquet, Table
+from lmkit.data.holdout import Split, check_holdout, split_documents
+from lmkit.data.known import known
+from lmkit.data.sources import JsonLines, Parquet
 from lmkit.errors import ConfigError, DataError, did_you_mean
 from lmkit.evals.task import Problem, Task
 
 
 class TableTask(Task):
-    """A task made of rows: a subclass says where they are published, and writes `problem`.
+    """A task made of rows: a subclass names a data set, and writes `problem`.
 
     The order of the problems is drawn by a hash of each, so that the first hundred are a fair
     sample of a file that is sorted by subject.
@@ -26,8 +28,10 @@ class TableTask(Task):
     Args:
         path: JSON lines or Parquet: a file, a folder, a glob, or a list of them. Without it the
             published files are downloaded when they are first read.
-        test: files with problems to be measured on; `path` then has those to train on.
+        test: files with problems to be measured on; `path` then has those to train on. A question
+            that is in both is measured only.
         holdout: without `test` the share of `path` to be measured on, by each question's sha256.
+        name: in tables and metrics, where one class is used twice.
         folder: the YAML's folder, where relative paths are looked up first.
 
     Raises:
@@ -35,9 +39,8 @@ class TableTask(Task):
     """
 
     version = 1  # goes up when the same rows give other problems
-    repo: str  # on the Hugging Face hub,
-    train_files: str  # with globs of its files
-    test_files: str
+    corpus: str  # a data set that lmkit.data.known knows,
+    parts: tuple[str, str]  # those to train on and to be measured on
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class TableTask(Task):
         test: str | list[str] | None = None,
         *,
         holdout: float = 0.05,
+        name: str | None = None,
         folder: str | None = None,
     ) -> None:
         if path is None and test is not None:
@@ -52,8 +56,8 @@ class TableTask(Task):
         self.path = path
         self.test = test
         self.holdout = check_holdout(holdout)
+        self.name = name or self.name
         self.folder = folder
-        self._known: dict[Split, list[Problem]] = {}
 
     @abstractmethod
     def problem(self, row: Mapping[str, Any], at: str) -> Problem:
@@ -68,49 +72,95 @@ class TableTask(Task):
         return {}
 
     def problems(self, split: Split) -> Sequence[Problem]:
+        """Files are read when they are first needed, and kept: only those measured on, for
+        `validation`."""
         if split == "all":
-            return [*self.problems("train"), *self.problems("validation")]
-        if split not in self._known:
-            self._known[split] = sorted(self._read(split), key=_place)
-        return self._known[split]
+            return [*self._train, *self._validation]
+        return self._train if split == "train" else self._validation
 
     def fingerprint(self) -> str:
-        held_out = self.holdout if len(self._tables) == 1 else None
-        files = [table.fingerprint() for table in self._tables]
-        about = [type(self).__name__, self.version, self.settings(), held_out, files]
+        files = [files.digests() for files in self._files]
+        about = [type(self).__name__, self.version, self.holdout, self.settings(), files]
         return fingerprint_of(about)
 
     def describe(self) -> str:
-        return f"{self.name}: {' and '.join(table.describe() for table in self._tables)}"
+        return f"{type(self).__name__}: {' and '.join(map(str, self._files))}"
+
+    def available(self) -> bool:
+        return all(files.available() for files in self._files)
+
+    @cached_property
+    def _files(self) -> list[_Local | _Published]:
+        """Those to train on and those to be measured on, or one list for both."""
+        if self.path is None:
+            return [_Published(self.corpus, part) for part in self.parts]
+        paths = [self.path] if self.test is None else [self.path, self.test]
+        return [_Local(path, self.folder) for path in paths]
+
+    @cached_property
+    def _validation(self) -> list[Problem]:
+        problems = self._read(self._files[-1])
+        if len(self._files) == 2:
+            return problems
+        unique = {problem.messages: problem for problem in problems}.values()
+        keyed = ((_question(problem), problem.prompt) for problem in unique)
+        held_out = set(split_documents(keyed, "validation", self.holdout))
+        return [problem for problem in problems if problem.prompt in held_out]
+
+    @cached_property
+    def _train(self) -> list[Problem]:
+        """All that is not measured on: of published files too, a question may be in both."""
+        held_out = {problem.messages for problem in self._validation}
+        problems = self._read(self._files[0])
+        return [problem for problem in problems if problem.messages not in held_out]
+
+    def _read(self, files: _Local | _Published) -> list[Problem]:
+        rows = (row for path in files.paths() for row in _rows(path))
+        return sorted((self.problem(row, at) for at, row in rows), key=_place)
+
+
+class _Local:
+    """Files of one's own."""
+
+    def __init__(self, path: str | list[str], folder: str | None) -> None:
+        self.path = path
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return self.path if isinstance(self.path, str) else ", ".join(self.path)
+
+    def paths(self) -> list[Path]:
+        return [file.path for file in find_files(self.path, self.folder)]
+
+    def digests(self) -> list[str]:
+        return [file_digest(path) for path in self.paths()]
 
     def available(self) -> bool:
         try:
-            return all(table.available() for table in self._tables)
+            return bool(self.paths())
         except DataError:
             return False
 
-    @cached_property
-    def _tables(self) -> list[HubDataset | Table]:
-        """The files to train on and those to be measured on, or one of both."""
-        if self.path is None:
-            return [
-                HubDataset(self.repo, files, holdout=0)
-                for files in (self.train_files, self.test_files)
-            ]
-        if self.test is None:
-            return [_local(self.path, self.holdout, self.folder)]
-        return [_local(path, 0, self.folder) for path in (self.path, self.test)]
 
-    def _read(self, split: Split) -> Iterator[Problem]:
-        held_out = split == "validation"
-        if len(self._tables) == 2:
-            for at, row in _rows(self._tables[held_out]):
-                yield self.problem(row, at)
-            return
-        for at, row in _rows(self._tables[0]):
-            problem = self.problem(row, at)
-            if is_held_out(_question(problem), self.holdout) == held_out:
-                yield problem
+class _Published:
+    """Files of a part of a known data set, fetched when they are read."""
+
+    def __init__(self, corpus: str, part: str) -> None:
+        self.title = f"{part} of {corpus}"
+        self.place = place_of(corpus)
+        self.names = known(corpus).parts[part]
+
+    def __str__(self) -> str:
+        return self.title if self.available() else f"{self.title} (not on this disk yet)"
+
+    def paths(self) -> list[Path]:
+        return [self.place.get(name) for name in self.names]
+
+    def digests(self) -> list[str]:
+        return [self.place.digest(name) for name in self.names]
+
+    def available(self) -> bool:
+        return all(self.place.path(name).is_file() for name in self.names)
 
 
 def column(row: Mapping[str, Any], name: str, kind: type | tuple[type, ...], at: str) -> Any:
@@ -128,18 +178,10 @@ def column(row: Mapping[str, Any], name: str, kind: type | tuple[type, ...], at:
     return value
 
 
-def _local(path: str | list[str], holdout: float, folder: str | None) -> Table:
-    parquet = all(file.path.suffix == ".parquet" for file in find_files(path, folder))
-    return (Parquet if parquet else JsonLines)(path, holdout=holdout, folder=folder)
-
-
-def _rows(table: HubDataset | Table) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(place, row) of every row."""
-    if isinstance(table, HubDataset):
-        table.fingerprint()  # downloads what is not there yet
-        table = Parquet(str(table.folder / "**/*.parquet"))
-    for file in table.files:
-        yield from table.rows(file.path)
+    table = Parquet if path.suffix == ".parquet" else JsonLines
+    return table(str(path)).rows(path)
 
 
 def _question(problem: Problem) -> str:

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from lmkit.text.batch import Batch
     from lmkit.text.packing import Piece, pack
     from lmkit.text.samples import Sample, encode_prompt, trim
+    from lmkit.text.template import ChatTemplate
     from lmkit.text.tokenizer import Byte, Tiktoken, Tokenizer, load_tokenizer
 
 __all__ = [
     "Batch",
     "Byte",
+    "ChatTemplate",
     "Piece",
     "Sample",
     "Tiktoken",
@@ -31,6 +33,7 @@ _HOMES = {
     "batch": ["Batch"],
     "packing": ["Piece", "pack"],
     "samples": ["Sample", "encode_prompt", "trim"],
+    "template": ["ChatTemplate"],
     "tokenizer": ["Byte", "Tiktoken", "Tokenizer", "load_tokenizer"],
 }
 

@@ -48,7 +48,8 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int]
 
     Returns:
         ids, and for each whether it is trained: what the assistant says, the token that ends its
-        turn, its calls of tools. Not what a tool gave back.
+        turn, its calls of tools. Not what a tool gave back. What a template writes behind the last
+        token of the last answer (ChatML a line's end) is left to the turn after it.
 
     Raises:
         DataError: as `check_conversation`, or the template refuses the conversation.
@@ -56,7 +57,10 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int]
             not valid Unicode.
     """
     check_conversation(messages)
-    return _renderer(tokenizer, tokenizer.chat).encode(messages)
+    ids, mask = _renderer(tokenizer, tokenizer.chat).encode(messages)
+    while messages[-1].role == "assistant" and not mask[-1]:
+        del ids[-1], mask[-1]
+    return ids, mask
 
 
 def ask(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
@@ -216,19 +220,38 @@ class _Renderer:
 
     def check(self) -> None:
         """Try the rules of `check_template`, and note the ids that generation asks for."""
-        self._check_rendering(PROBE)
+        try:
+            self.end = self._end()
+            self._check_rendering(PROBE)
+        except DataError as error:
+            raise self._broken(
+                f"cannot render a plain conversation: {error.what}",
+                "user and assistant by turns, without a system's turn, have to do",
+            ) from error
         with suppress(DataError):  # one without a place for the system says so when there is one
             self._check_rendering(PROBE_SYSTEM)
-        self.end = self._end()
         self.tools = self._tools()
+
+    def _end(self) -> int:
+        """The token right behind what the assistant says."""
+        tokens = [*self._tokens(self.template.render(PROBE[:2])), (None, False)]
+        said = PROBE[1].text, True
+        if said not in tokens:
+            raise self._broken(
+                "does not mark what the assistant says as trained",
+                f"put {GENERATION} around it and the token that ends it",
+            )
+        token, trained = tokens[tokens.index(said) + 1]
+        if not isinstance(token, int) or not trained:
+            raise self._broken(
+                "does not train a special token that ends the assistant's turn",
+                "put one, such as {{ eos_token }}, behind what the assistant says and before "
+                "{% endgeneration %}: the model would never learn to stop",
+            )
+        return token
 
     def _check_rendering(self, probe: Sequence[Message]) -> None:
         whole, mask = self.encode(probe)
-        if not any(mask):
-            raise self._broken(
-                "marks nothing as trained",
-                f"put {GENERATION} around what the assistant says and the token that ends it",
-            )
         if [i for i, said in zip(whole, mask, strict=True) if not said].count(whole[0]) > 1:
             raise self._broken("writes bos more than once", "begin with {{ bos_token }}")
         start = 0
@@ -238,8 +261,8 @@ class _Renderer:
             if answered[: len(asked)] != asked or whole[: len(answered)] != answered:
                 raise self._broken(
                     "writes a turn otherwise when the conversation goes on",
-                    "the assistant's turn begins with what add_generation_prompt gives, and no "
-                    "turn depends on those after it",
+                    "what add_generation_prompt gives stands before {% generation %} in the turn "
+                    "itself, and no turn depends on those after it",
                 )
             if any(mask[start : len(asked)]) or not mask[len(asked)]:
                 raise self._broken(
@@ -247,18 +270,6 @@ class _Renderer:
                     f"{GENERATION} begins where the words of add_generation_prompt end",
                 )
             start = len(answered)
-
-    def _end(self) -> int:
-        """The token right behind what the assistant says."""
-        tokens = [*self._tokens(self.template.render(PROBE[:2])), (None, False)]
-        token, trained = tokens[tokens.index((PROBE[1].text, True)) + 1]
-        if not isinstance(token, int) or not trained:
-            raise self._broken(
-                "does not train a special token that ends the assistant's turn",
-                "put one, such as {{ eos_token }}, behind what the assistant says and before "
-                "{% endgeneration %}: the model would never learn to stop",
-            )
-        return token
 
     def _tools(self) -> ToolIds | None:
         """The tokens around a call and around its output."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmkit.errors import LMKitError
+from lmkit.errors import DataError, LMKitError
 from lmkit.prompts import Prompt
 from lmkit.text import chat
 from lmkit.text.tokenizer import Tokenizer
@@ -44,7 +44,7 @@ def encode_prompt(
       truth is that eos, not a second one.
     - `{text}`: bos, text, and eos if it is another token than bos. If they are the same, the bos
       of the next document in a packed row is the end mark.
-    - `{messages}`: see `lmkit.text.chat`.
+    - `{messages}`: as the tokenizer's chat template has it, see `lmkit.text.chat`.
 
     Args:
         include_prompts: train the prompt too; if not, only the truth and its eos (of messages: what
@@ -53,7 +53,8 @@ def encode_prompt(
 
     Raises:
         TokenizerError: the text is not valid Unicode; names `prompt.at`.
-        DataError: messages that cannot be rendered; names `prompt.at`.
+        DataError: messages that cannot be rendered, or a preference (see `lmkit.text.pairs`);
+            names `prompt.at`.
     """
     try:
         ids, mask = _encode(tokenizer, prompt, include_prompts, allow_special)
@@ -76,6 +77,8 @@ def _encode(
     tokenizer: Tokenizer, prompt: Prompt, include_prompts: bool, allow_special: bool
 ) -> tuple[list[int], list[bool]]:
     bos, eos = tokenizer.bos, tokenizer.eos
+    if prompt.chosen is not None:
+        raise DataError("a preference is two samples", hint="train it with lmkit.rl.dpo")
     if prompt.messages:
         ids, said = chat.render(tokenizer, prompt.messages)
         return ids, [True] * len(ids) if include_prompts else said

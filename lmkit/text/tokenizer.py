@@ -73,7 +73,7 @@ class Tokenizer(ABC):
     @cached_property
     def chat(self) -> ChatTemplate:
         """How conversations are laid out; `plain` where special tokens for it are lacking."""
-        return packaged()["nanochat" if self.special_tokens.keys() >= {*CHAT_TOKENS} else "plain"]
+        return packaged()["nanochat" if self._has_chat_tokens else "plain"]
 
     @property
     def vocab_size(self) -> int:
@@ -124,6 +124,10 @@ class Tokenizer(ABC):
         }
         text = json.dumps(about, indent=2, ensure_ascii=False)
         Path(folder, ABOUT_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @property
+    def _has_chat_tokens(self) -> bool:
+        return self.special_tokens.keys() >= set(CHAT_TOKENS)
 
     @cached_property
     def _tokens(self) -> list[bytes]:
@@ -179,7 +183,8 @@ class Tiktoken(Tokenizer):
     Args:
         name: `gpt2` (the default) or `python4k` (4,096 entries, trained on Python's own source),
             which travel in the package; or another of tiktoken's, downloaded at first use.
-        ranks: a ranks file of one's own instead (`python -m lmkit.text.bpe` makes one).
+        ranks: a folder that `lmkit tokenizer train` wrote, which brings what the arguments below
+            do not say; or a ranks file of one's own.
         pattern: the split pattern that those ranks were trained with, if not the default.
         special_tokens: names and ids to add; ranks of one's own that get no `<|bos|>` are followed
             by `<|endoftext|>`.
@@ -204,6 +209,15 @@ class Tiktoken(Tokenizer):
         chat: str | None = None,
         folder: str | None = None,
     ) -> None:
+        if ranks is not None:
+            beside = Path(folder or "", ranks)
+            ranks = beside if beside.exists() else Path(ranks)
+            if ranks.is_dir():
+                kept = _read_about(ranks)[0].args
+                ranks = ranks / RANKS_FILE
+                pattern = pattern or kept.get("pattern")
+                special_tokens = special_tokens or kept.get("special_tokens")
+                chat = chat or kept.get("chat")
         template = None if chat is None else ChatTemplate.open(chat, folder)
         written = () if template is None else template.special_tokens
         if ranks is None:
@@ -214,10 +228,8 @@ class Tiktoken(Tokenizer):
         elif name is not None:
             raise TokenizerError("give either 'name' or 'ranks', not both")
         else:
-            beside = Path(folder or "", ranks)
-            path = beside if beside.exists() else Path(ranks)
             begun = BOS in written or BOS in (special_tokens or {})
-            encoding = from_ranks(path, pattern, special_tokens, end_of_text=not begun)
+            encoding = from_ranks(Path(ranks), pattern, special_tokens, end_of_text=not begun)
         self._use(with_names(encoding, written))
         if template is not None:
             self.chat = template
@@ -283,13 +295,14 @@ class Tiktoken(Tokenizer):
         return self.eos
 
     def settings(self) -> dict[str, Any]:
-        plain = self.chat == packaged()["plain"]
-        return {
+        settings = {
             "ranks": RANKS_FILE,
             "pattern": self.encoding._pat_str,
             "special_tokens": self.special_tokens,
-            **({} if plain else {"chat": self.chat.source}),
         }
+        if self._has_chat_tokens or self.chat != packaged()["plain"]:
+            settings["chat"] = self.chat.source  # not the name: a checkpoint needs no file
+        return settings
 
     def save(self, folder: str | Path) -> None:
         write_ranks(self.encoding._mergeable_ranks, Path(folder, RANKS_FILE))
@@ -304,14 +317,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         ConfigError: its class is not found.
     """
     file = Path(folder, ABOUT_FILE)
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-        spec = Spec(about["class"], about["settings"])
-        fingerprint = about["fingerprint"]
-    except OSError as error:
-        raise TokenizerError(f"cannot read the tokenizer: {error.strerror}", at=file) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TokenizerError("this is not a saved tokenizer", at=file) from error
+    spec, fingerprint = _read_about(folder)
     target = resolve(spec.path, at=file)
     if not (isinstance(target, type) and issubclass(target, Tokenizer)):
         raise TokenizerError(f"{spec.path} is not a Tokenizer", at=file)
@@ -323,6 +329,18 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             at=file,
         )
     return tokenizer
+
+
+def _read_about(folder: str | Path) -> tuple[Spec, str]:
+    """The class and the settings that `save` wrote, and the fingerprint."""
+    file = Path(folder, ABOUT_FILE)
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        return Spec(about["class"], about["settings"]), about["fingerprint"]
+    except OSError as error:
+        raise TokenizerError(f"cannot read the tokenizer: {error.strerror}", at=file) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TokenizerError("this is not a saved tokenizer", at=file) from error
 
 
 def class_path(target: type) -> str:

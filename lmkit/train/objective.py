@@ -90,6 +90,10 @@ class Objective:
             seed=seed,
         )
 
+    def describe(self, plan: StagePlan) -> str:
+        """A step in words, where it is not `rows_per_batch` rows of tokens; empty where it is."""
+        return ""
+
     def stream(self, rows: RowSource, scene: Scene) -> Stream:
         """Batches from where the stage stands to its end."""
         return BatchStream(

@@ -108,8 +108,8 @@ def _horizon(stage: Stage, model: LMBase, rows_per_epoch: int, why: dict[str, st
                 key="tokens",
             )
         why["tokens"] = (
-            f"{TOKENS_PER_PARAMETER} a parameter of matrices and head, "
-            f"{TOKENS_PER_PARAMETER} x {size:,} = {best_tokens(size):,} (nanochat)"
+            f"{TOKENS_PER_PARAMETER} x {size:,} parameters of matrices and head = "
+            f"{best_tokens(size):,} (nanochat)"
         )
         return best_tokens(size)
     assert stage.tokens is not None  # exactly one horizon: checked with the experiment
@@ -145,7 +145,7 @@ def _best_rows(stage: Stage, width: int, tokens: float, why: dict[str, str]) -> 
     why["batch_tokens"] = (
         f"2^{math.log2(REFERENCE_BATCH):.0f} x ({readable_count(tokens)} / "
         f"{readable_count(REFERENCE_TOKENS)} tokens)^{BATCH_POWER} = {round(best):,}, "
-        "to the nearest power of two"
+        "as a power of two"
         + (f" and whole rows of {width}" if rows * width != power_of_two(best) else "")
         + " (nanochat)"
     )

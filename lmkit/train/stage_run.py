@@ -84,6 +84,7 @@ class StageRun:
             raise ConfigError(
                 f"stage '{stage.name}': isolate_documents needs a model whose forward takes "
                 f"documents, and that of {type(model).__name__} does not",
+                hint="declare forward(tokens, cache=None, documents=None)",
                 key="isolate_documents",
             )
         objective = open_objective(stage, experiment.folder)

@@ -50,6 +50,31 @@ def test_a_mistake_in_the_yaml(project: Any, command: str, old: str, new: str, s
     assert not project.run.exists()
 
 
+@pytest.mark.parametrize("command", ["train", "check"])
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("steps: 4", "steps: 4\n    freeze: [embeding.*]", "no parameter is meant by 'embeding.*'"),
+        ("steps: 4", "steps: 4\n    init_from: nowhere", "nowhere: there is no such folder"),
+        ("  batch_size: 2", "  batch_tokens: 17", "no multiple of the model's max_len 16; nearest"),
+        ("steps: 4", "steps: 4\n    isolate_documents: true", "needs a model whose forward takes"),
+        ("path: text.txt", "path: test.txt", "test.txt: no such file or folder"),
+        ("steps: 4", "steps: 4\n    validation: {class: lmkit.data.sources.TextFiles, path: no}",
+         "no: no such file or folder"),
+        ("{every: 2}", "{every: 2, best: bits_per_bite}", "did you mean 'bits_per_byte'?"),
+        ("{class: lmkit.data.sources.TextFiles, path: text.txt, holdout: 0.25}", "text.jsonl",
+         "write {class: lmkit.data.sources.JsonLines, path: text.jsonl}"),
+    ],
+)  # fmt: skip
+def test_a_mistake_that_only_model_or_data_show(
+    project: Any, command: str, old: str, new: str, said: str
+) -> None:
+    project.rewrite(old, new)
+    place = f"{project.yaml}:{project.line(new.splitlines()[-1].strip())}: "
+    assert_clear(project.lmkit(command, project.yaml), 3 if "nowhere" in said else 2, place, said)
+    assert not project.run.exists()
+
+
 def test_a_key_twice(project: Any) -> None:
     project.rewrite("    steps: 4\n", "    steps: 4\n    steps: 5\n")
     number = project.line("steps: 5")

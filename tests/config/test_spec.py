@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lmkit.config.spec import Place, Spec, Table
-from lmkit.errors import ConfigError
+from lmkit.config.spec import Place, Spec, Table, blame
+from lmkit.errors import ConfigError, DataError
 
 NESTED = {"class": "a.B", "x": [1, {"class": "c.D", "y": {"z": 2}}], "m": {"k": "v"}}
 
@@ -63,3 +63,52 @@ def test_it_can_be_pickled_and_copied() -> None:
 def test_what_names_no_class_is_refused(value: Any) -> None:
     with pytest.raises(ConfigError, match="here:5: .*module.Class"):
         Spec.of(value, Place("here", 5))
+
+
+@pytest.mark.parametrize(
+    ("path", "reader"),
+    [
+        ("text.txt", "TextFiles"),
+        ("a/b.jsonl.gz", "JsonLines"),
+        ("../data-*.parquet", "Parquet"),
+    ],
+)
+def test_a_file_in_place_of_a_class(path: str, reader: str) -> None:
+    for value in (path, {"class": path}):
+        with pytest.raises(ConfigError) as caught:
+            Spec.of(value, Place("f.yaml", 3))
+        assert str(caught.value) == (
+            f"f.yaml:3: {path!r} is a file, and a class is to be named here; "
+            f"write {{class: lmkit.data.sources.{reader}, path: {path}}}"
+        )
+
+
+class TestBlame:
+    AT, PLACES = Place("f.yaml", 3), {"steps": Place("f.yaml", 5)}
+
+    def told(self, error: Exception) -> str:
+        with (
+            pytest.raises(type(error)) as caught,
+            blame(Place("f.yaml", 1)),  # a wider one changes nothing
+            blame(self.AT, self.PLACES),
+        ):
+            raise error
+        return str(caught.value)
+
+    def test_an_error_gets_the_line_of_its_key_or_of_the_whole(self) -> None:
+        assert self.told(ConfigError("wrong", key="steps")) == "f.yaml:5: wrong"
+        assert self.told(ConfigError("wrong", key="other")) == "f.yaml:3: wrong"
+        assert self.told(DataError("wrong", hint="write")) == "f.yaml:3: wrong; write"
+
+    def test_another_file_stays_beside_the_line(self) -> None:
+        assert self.told(DataError("empty", at="text.txt")) == "f.yaml:3: text.txt: empty"
+
+    def test_a_line_that_is_known_stays(self) -> None:
+        assert self.told(ConfigError("wrong", at=Place("f.yaml", 9))) == "f.yaml:9: wrong"
+
+    def test_what_was_written_in_python_has_no_line(self) -> None:
+        with pytest.raises(DataError) as caught, blame(Place()):
+            raise DataError("empty", at="text.txt")
+        assert str(caught.value) == "text.txt: empty"
+        with pytest.raises(ValueError, match="^other$"), blame(self.AT):
+            raise ValueError("other")

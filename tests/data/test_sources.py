@@ -9,7 +9,7 @@ import pytest
 from lmkit.config import build
 from lmkit.data import InMemory, JsonLines, Parquet, TextFiles
 from lmkit.errors import DataError
-from lmkit.prompts import Message, Prompt
+from lmkit.prompts import Message, Part, Prompt
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -125,6 +125,43 @@ class TestJsonLines:
         path = write(tmp_path / "x.jsonl", '{"question": "q", "answer": "r", "text": "no"}\n')
         assert self.rows(path, prompt="question", truth="answer") == [Prompt(prompt="q", truth="r")]
 
+    def test_preferences_and_messages_in_parts(self, tmp_path: Path) -> None:
+        parts = [{"type": "python", "text": "1+1"}, {"type": "python_output", "text": "2"}]
+        lines = [
+            {"prompt": "q", "chosen": "a", "rejected": "b"},
+            {"messages": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"},
+            {"messages": [{"role": "assistant", "content": parts}]},
+        ]
+        path = write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, lines)))
+        plain, talk, tool = self.rows(path)
+        assert plain == Prompt(prompt="q", chosen="a", rejected="b")
+        assert talk.pair[1].messages == (Message("user", "q"), Message("assistant", "b"))
+        assert tool.messages[0].parts == (Part("python", "1+1"), Part("python_output", "2"))
+        other = write(tmp_path / "y.jsonl", '{"q": "q", "yes": "a", "no": "b"}\n')
+        assert self.rows(other, prompt="q", chosen="yes", rejected="no") == [plain]
+        with pytest.raises(DataError, match="y.jsonl:1: a preference lacks 'rejected'"):
+            self.rows(other, prompt="q", chosen="yes")
+
+    def test_answers_to_the_same_question_are_on_the_same_side(self, tmp_path: Path) -> None:
+        lines = [
+            json.dumps({"prompt": f"q{i % 50}", "chosen": f"{i}", "rejected": "x"})
+            for i in range(200)
+        ]
+        source = JsonLines(str(write(tmp_path / "x.jsonl", "\n".join(lines))), holdout=0.3)
+        sides = [{p.prompt for p in source.documents(split)} for split in ("train", "validation")]
+        assert all(sides)
+        assert not sides[0] & sides[1]
+
+    def test_the_columns_of_preferences_leave_other_fingerprints_alone(
+        self, tmp_path: Path
+    ) -> None:
+        path = str(write(tmp_path / "x.jsonl", '{"text": "a"}\n'))
+        columns = ("text", "prompt", "truth", "messages")
+        assert JsonLines(path).settings() == dict.fromkeys(columns)
+        named = JsonLines(path, prompt="q", chosen="a", rejected="b")
+        assert named.settings()["chosen"] == "a"
+        assert len({named.fingerprint(), JsonLines(path, prompt="q").fingerprint()}) == 2
+
     def test_packed_files(self, tmp_path: Path) -> None:
         zstandard = pytest.importorskip("zstandard")
         lines = b'{"text": "a"}\n' * 1000
@@ -185,6 +222,11 @@ class TestParquet:
         path = self.table(tmp_path / "x.parquet", {"messages": [talk]})
         (document,) = Parquet(path).documents("all")
         assert document.messages == (Message("user", "hi"), Message("assistant", "ho"))
+        parts = [{"type": "text", "text": "so "}, {"type": "python", "text": "1+1"}]
+        talk = [{"role": "assistant", "content": parts}]
+        path = self.table(tmp_path / "y.parquet", {"messages": [talk]})
+        (document,) = Parquet(path).documents("all")
+        assert document.messages[0].parts == (Part("text", "so "), Part("python", "1+1"))
 
     def test_errors_name_the_file_and_the_column(self, tmp_path: Path) -> None:
         path = self.table(tmp_path / "x.parquet", {"text": ["a", None]})
@@ -215,9 +257,19 @@ class TestInMemory:
     def test_the_fingerprint_tells_shapes_apart(self) -> None:
         prints = {
             InMemory([value]).fingerprint()
-            for value in ("a", {"prompt": "a"}, {"prompt": "a", "truth": ""}, "b")
+            for value in (
+                "a",
+                "b",
+                {"prompt": "a"},
+                {"prompt": "a", "truth": ""},
+                {"prompt": "a", "chosen": "b", "rejected": "c"},
+                {"prompt": "a", "chosen": "c", "rejected": "b"},
+                {"messages": [{"role": "user", "content": "a"}]},
+                {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
+                {"messages": [{"role": "user", "content": [{"type": "python", "text": "a"}]}]},
+            )
         }
-        assert len(prints) == 4
+        assert len(prints) == 9
 
     def test_an_empty_list_is_an_error(self) -> None:
         with pytest.raises(DataError, match="the list of prompts is empty"):

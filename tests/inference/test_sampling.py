@@ -30,9 +30,12 @@ def draw(logits: Tensor, times: int = 2000, **options: object) -> Counter[int]:
         ({"top_k": 0}, "top_k"),
         ({"top_p": 0.0}, "top_p"),
         ({"top_p": 1.1}, "top_p"),
+        ({"min_p": -0.1}, "min_p"),
+        ({"min_p": 1.1}, "min_p"),
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"stop": ("",)}, "stop"),
+        ({"stop_ids": (3, -1)}, "stop_ids"),
     ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, object], name: str) -> None:
@@ -87,6 +90,17 @@ def test_top_p_counts_within_top_k() -> None:
     assert set(draw(THREE, top_k=2, top_p=0.7)) == {0, 1}
 
 
+def test_min_p_measures_by_the_likeliest() -> None:
+    assert set(draw(THREE, min_p=0.39)) == {0, 1, 2}
+    assert set(draw(THREE, min_p=0.41)) == {0, 1}
+    assert set(draw(THREE, min_p=1.0)) == {0}
+    # at temperature 2 the third is sqrt(0.4) = 0.63 times as likely as the first
+    assert set(draw(THREE, min_p=0.62, temperature=2.0)) == {0, 1, 2}
+    assert set(draw(THREE, min_p=0.64, temperature=2.0)) == {0, 1}
+    # top_p goes by the shares of all, whatever min_p takes away: of 0.5 alone, 0.49 would be enough
+    assert set(draw(THREE, min_p=0.5, top_p=0.51)) == {0, 1}
+
+
 def test_the_repetition_penalty_lowers_negative_logits_too() -> None:
     seen = torch.tensor([[True, True, False]])
     sampling = Sampling(repetition_penalty=2.0)
@@ -115,6 +129,25 @@ def test_seed_row_and_step_all_matter() -> None:
         return sample(flat, Sampling(temperature=1.0, seed=seed), rows=[row], step=step)[0]
 
     assert len({choose(0, 0, 0), choose(1, 0, 0), choose(0, 1, 0), choose(0, 0, 1)}) == 4
+    three = sample(
+        flat.expand(3, -1), Sampling(temperature=1.0), rows=[0] * 3, step=[0, 1, 0], seeds=[4, 4, 5]
+    )
+    assert len(set(three)) == 3
+
+
+@given(seeds=st.lists(st.integers(0, 10**9), min_size=2, max_size=4), step=st.integers(0, 100))
+@settings(max_examples=10)
+def test_a_row_with_a_seed_of_its_own_goes_by_that_and_its_step(
+    seeds: list[int], step: int
+) -> None:
+    flat = torch.zeros(len(seeds), 10**4)
+    steps = range(step, step + len(seeds))
+    sampling = Sampling(temperature=1.0, seed=5)
+    chosen = sample(flat, sampling, rows=range(len(seeds)), step=steps, seeds=seeds)
+    for place, (seed, own) in enumerate(zip(seeds, steps, strict=True)):
+        other = Sampling(temperature=1.0, seed=6)
+        alone = sample(flat[:1], other, rows=[7], step=own, seeds=[seed])
+        assert alone == [chosen[place]]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmkit.errors import ModelError
-from lmkit.nn import KVCache, Mask, StateCache, attend
+from lmkit.nn import Cache, KVCache, Mask, StateCache, attend
 from lmkit.nn.attention import attend_reference
 
 TOKENS, HEADS, WIDTH = 24, 2, 4
@@ -105,3 +105,80 @@ def test_the_cpu_caches_in_float32() -> None:
         keys, values, _ = cache.append(0, new, new)
         cache.commit()
         assert keys.dtype == values.dtype == dtype
+
+
+@given(
+    before=st.lists(st.integers(0, 8), min_size=3, max_size=3),
+    rows=st.lists(st.integers(0, 2), min_size=1, max_size=5),
+    data=st.data(),
+)
+def test_a_row_that_was_taken_goes_on_as_it_would_have(
+    before: list[int], rows: list[int], data: st.DataObject
+) -> None:
+    after = data.draw(st.lists(st.integers(1, 6), min_size=len(rows), max_size=len(rows)))
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 3, HEADS, TOKENS, WIDTH)
+    whole = attend_reference(q, k, v, mask=Mask.causal(TOKENS))
+    cache = KVCache(3, TOKENS, layers=2)  # the second layer has seen nothing
+    if any(before):
+        cache.begin(before)
+        cache.append(0, k[:, :, : max(before)], v[:, :, : max(before)])
+        cache.commit()
+    cache.take(rows)
+    assert cache.lengths == [before[row] for row in rows]
+    cache.begin(after)
+    new = torch.zeros(3, len(rows), HEADS, max(after), WIDTH)
+    for place, (row, count) in enumerate(zip(rows, after, strict=True)):
+        for x, piece in zip((q, k, v), new, strict=True):
+            piece[place, :, :count] = x[row, :, before[row] : before[row] + count]
+    keys, values, mask = cache.append(0, new[1], new[2])
+    out = attend(new[0], keys, values, mask=mask)
+    for place, (row, count) in enumerate(zip(rows, after, strict=True)):
+        expected = whole[row, :, before[row] : before[row] + count]
+        torch.testing.assert_close(out[place, :, :count], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_states_are_taken_too() -> None:
+    cache = StateCache(3)
+    cache.begin([1, 2, 1])
+    x = torch.arange(12.0).view(3, 2, 2)
+    cache.remember("h", x)
+    cache.commit()
+    cache.take([2, 1, 1])
+    assert cache.lengths == [1, 2, 2]
+    assert torch.equal(cache.states["h"], torch.stack([x[2, 0], x[1, 1], x[1, 1]]))
+    cache.begin([1, 1, 1])
+
+
+def test_keys_can_be_forgotten_from_the_end_and_states_only_as_a_whole() -> None:
+    for cache, left in ((KVCache(3, 9, layers=1), [4, 2, 1]), (StateCache(3), [4, 0, 1])):
+        cache.begin([4, 3, 1])
+        cache.commit()
+        cache.rewind([4, 2, 5])
+        assert cache.lengths == left
+
+
+def test_after_a_rewind_other_tokens_are_read_in_their_place() -> None:
+    torch.manual_seed(0)
+    k, v = torch.randn(2, 1, HEADS, 6, WIDTH)
+    cache, plain = (KVCache(1, 6, layers=1) for _ in range(2))
+    cache.begin([5])
+    cache.append(0, torch.full_like(k[:, :, :5], 7.0), torch.full_like(v[:, :, :5], 7.0))
+    cache.commit()
+    cache.rewind([0])
+    for memory in (cache, plain):
+        for piece in (slice(0, 2), slice(2, 6)):
+            memory.begin([piece.stop - piece.start])
+            keys, values, _ = memory.append(0, k[:, :, piece], v[:, :, piece])
+            memory.commit()
+        assert torch.equal(keys, k)
+        assert torch.equal(values, v)
+
+
+def test_a_class_that_does_not_say_how_cannot_take() -> None:
+    class Own(Cache):
+        pass
+
+    assert not Own(1, 4).can_take
+    assert KVCache(1, 4, layers=1).can_take
+    assert StateCache(1).can_take

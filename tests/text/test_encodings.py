@@ -11,7 +11,7 @@ import tiktoken
 
 from lmkit.errors import TokenizerError
 from lmkit.text.bpe import read_ranks, write_ranks
-from lmkit.text.encodings import PACKAGED, VOCABULARIES, from_ranks, named
+from lmkit.text.encodings import CHAT_TOKENS, PACKAGED, VOCABULARIES, from_ranks, named
 from lmkit.text.tokenizer import Tiktoken
 
 BYTES = {bytes([byte]): byte for byte in range(256)}
@@ -57,6 +57,35 @@ def test_ranks_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert Tiktoken(ranks="mine.tiktoken", folder="elsewhere").encode("ab") == [256]
     more = Tiktoken(ranks="mine.tiktoken", special_tokens={"<|user|>": 258})
     assert more.encode("<|user|>", allow_special=True) == [258]
+
+
+def test_a_templates_tokens_follow_the_merges(tmp_path: Path) -> None:
+    ranks = tmp_path / "mine.tiktoken"
+    write_ranks({**BYTES, b"ab": 256}, ranks)
+    talking = Tiktoken(ranks=ranks, chat="nanochat")
+    assert talking.special_tokens == {name: 257 + i for i, name in enumerate(CHAT_TOKENS)}
+    assert (talking.bos, talking.eos, talking.vocab_size) == (257, 257, 268)
+    given = Tiktoken(ranks=ranks, special_tokens=talking.special_tokens)
+    assert given.special_tokens == talking.special_tokens  # no end of text joins them
+    assert given.fingerprint == talking.fingerprint
+    chatml = Tiktoken(ranks=ranks, chat="chatml")
+    assert chatml.special_tokens == {
+        "<|endoftext|>": 257,
+        "<|im_start|>": 258,
+        "<|im_end|>": 259,
+    }
+    assert chatml.bos == 257
+
+
+def test_a_templates_tokens_join_a_ready_vocabulary() -> None:
+    gpt2 = Tiktoken("gpt2", chat="nanochat")
+    assert gpt2.special_tokens["<|endoftext|>"] == 50256
+    assert [gpt2.special_tokens[name] for name in CHAT_TOKENS] == list(range(50257, 50268))
+    assert gpt2.bos == gpt2.eos == 50257
+    some = Tiktoken("gpt2", special_tokens={"<|im_end|>": 50300}, chat="chatml")
+    assert some.special_tokens["<|im_end|>"] == 50300
+    assert some.special_tokens["<|im_start|>"] == 50301
+    assert some.bos == 50256
 
 
 def test_arguments_that_contradict_each_other() -> None:

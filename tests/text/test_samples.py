@@ -110,11 +110,19 @@ def test_asking_stops_where_the_assistant_speaks() -> None:
     assert rendered == asked + [*b"!", BYTE.eos]
 
 
-def test_messages_that_cannot_be_rendered() -> None:
-    with pytest.raises(DataError, match="role 'robot'; roles are system, user, assistant"):
-        chat.render(BYTE, [Message("robot", "x")])
-    with pytest.raises(DataError, match="without messages"):
-        chat.render(BYTE, [])
+def test_a_preference_is_no_sample() -> None:
+    preference = Prompt(prompt="a", chosen="b", rejected="c", at="a.jsonl:5")
+    with pytest.raises(DataError, match="^a.jsonl:5: a preference is two samples; .*lmkit.rl.dpo"):
+        encode_prompt(BYTE, preference)
+    chosen, _ = preference.pair
+    assert shown(encode_prompt(BYTE, chosen, include_prompts=False)) == ("|ab|", "..^^")
+
+
+def test_in_mid_training_all_of_a_conversation_is_trained() -> None:
+    tokenizer = Tiktoken("gpt2", chat="nanochat")
+    sample = encode_prompt(tokenizer, Prompt(messages=TALK), include_prompts=True)
+    assert sample.ids[0] == tokenizer.bos
+    assert sample.mask.tolist() == [False] + [True] * (len(sample.ids) - 1)
 
 
 def test_errors_name_where_the_prompt_was_read() -> None:

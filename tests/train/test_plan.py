@@ -53,7 +53,7 @@ def test_horizon_and_batch_are_nanochats(depth: int) -> None:
     assert (found.batch_tokens, found.steps) == (batch, steps)
     assert found.tokens == steps * batch <= tokens
     assert found.why["tokens"].endswith(
-        f"12 x {model.scaling_parameter_count():,} = {tokens:,} (nanochat)"
+        f"{model.scaling_parameter_count():,} parameters of matrices and head = {tokens:,} (nanochat)"
     )
     assert plan(model, tokens=tokens, batch_tokens="auto").batch_tokens == batch
 
@@ -70,7 +70,7 @@ def test_d20_at_nanochats_other_ratios(ratio: float) -> None:
 def test_where_the_batch_comes_from() -> None:
     found = plan(gpt(20), tokens="auto", batch_tokens="auto")
     assert found.why["batch_tokens"] == (
-        "2^19 x (5.22B / 1.32B tokens)^0.383 = 887,496, to the nearest power of two (nanochat)"
+        "2^19 x (5.22B / 1.32B tokens)^0.383 = 887,496, as a power of two (nanochat)"
     )
     assert plan(gpt(20), tokens=2**30, batch_tokens=2**20).why == {}
 

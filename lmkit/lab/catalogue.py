@@ -1,0 +1,163 @@
+"""catalogue: what a YAML can name, of lmkit and of installed plug-ins, by kind; makes nothing."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lmkit.config import parameters, resolve
+from lmkit.config.names import ENTRY_POINTS
+from lmkit.data import Source
+from lmkit.data.known import KNOWN
+from lmkit.data.vocabulary import train_tokenizer
+from lmkit.errors import LMKitError
+from lmkit.evals.task import Task
+from lmkit.model import LMBase
+from lmkit.text import Tokenizer
+from lmkit.train.durable import readable
+from lmkit.train.objective import Objective
+
+DATASETS = "datasets"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What can be named.
+
+    Attributes:
+        path: how.
+        names: short ones that mean the same.
+        target: the class or function; of a data set nothing, but
+        about: what it is.
+    """
+
+    path: str
+    names: tuple[str, ...] = ()
+    target: Any = None
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What belongs together.
+
+    Attributes:
+        key: where in a YAML it is named.
+        packages: where it is looked for.
+        holds: whether a class or function is one.
+    """
+
+    key: str
+    packages: tuple[str, ...] = ()
+    holds: Callable[[Any], bool] = lambda target: False
+
+
+def find(kind: str) -> tuple[list[Entry], list[LMKitError]]:
+    """All entries of a kind, and the plug-ins that could not be opened."""
+    if kind == DATASETS:
+        return [
+            Entry(name, about=f"{data.about}. {readable(data.size)}, {data.licence}")
+            for name, data in KNOWN.items()
+        ], []
+    wanted = KINDS[kind]
+    shorts, failures = _plugins()
+    found: dict[Any, str] = {}
+    for target in shorts:
+        found.setdefault(target, f"{target.__module__}.{target.__qualname__}")
+    for package in wanted.packages:
+        for path, target in _members(package):
+            found[target] = path
+    entries = [
+        Entry(path, (*shorts.get(target, ()), *_task_names(path)), target)
+        for target, path in found.items()
+        if wanted.holds(target)
+    ]
+    return entries, failures
+
+
+def _plugins() -> tuple[dict[Any, list[str]], list[LMKitError]]:
+    """target -> short names, of the entry points."""
+    from importlib.metadata import entry_points
+
+    shorts: dict[Any, list[str]] = {}
+    failures = []
+    for point in sorted(entry_points(group=ENTRY_POINTS)):
+        try:
+            target = resolve(point.value.replace(":", "."), point.name)
+        except LMKitError as error:
+            failures.append(error)
+            continue
+        if callable(target):
+            shorts.setdefault(target, []).append(point.name)
+    return shorts, failures
+
+
+def _members(package: str) -> Iterator[tuple[str, Any]]:
+    """(path, class or function) that the modules of a package define; of torch's, that it shows."""
+    top = importlib.import_module(package)
+    if not package.startswith("lmkit"):
+        shown = {name: value for name, value in vars(top).items() if inspect.isclass(value)}
+        yield from ((f"{package}.{name}", value) for name, value in shown.items())
+        return
+    inside = pkgutil.walk_packages(getattr(top, "__path__", ()), f"{package}.")
+    for module in (top, *(importlib.import_module(info.name) for info in inside)):
+        for name, value in vars(module).items():
+            is_own = getattr(value, "__module__", None) == module.__name__
+            if is_own and callable(value) and not name.startswith("_"):
+                yield f"{module.__name__}.{name}", value
+
+
+def _task_names(path: str) -> Iterator[str]:
+    from lmkit.tasks import TASKS
+
+    yield from (name for name, target in TASKS.items() if target == path)
+
+
+def _subclass(base: type) -> Callable[[Any], bool]:
+    """Whether something is a class below `base` that can be made."""
+    return lambda target: (
+        inspect.isclass(target)
+        and issubclass(target, base)
+        and target is not base
+        and not inspect.isabstract(target)
+    )
+
+
+def _is_source(target: Any) -> bool:
+    return _subclass(Source)(target) and not issubclass(target, Task)
+
+
+def _is_tokenizer(target: Any) -> bool:
+    return _subclass(Tokenizer)(target) or target is train_tokenizer
+
+
+def _is_optimizer(target: Any) -> bool:
+    """One that steps without a closure, as OptimizerSet does."""
+    if not _subclass(torch.optim.Optimizer)(target):
+        return False
+    closure = inspect.signature(target.step).parameters.get("closure")
+    return closure is None or closure.default is not closure.empty
+
+
+def _is_schedule(target: Any) -> bool:
+    """A function of progress, or a class of such functions."""
+    call = vars(target).get("__call__") if inspect.isclass(target) else target
+    return callable(call) and any(each.name == "progress" for each in parameters(call))
+
+
+KINDS = {
+    "models": Kind("model", ("lmkit_models",), _subclass(LMBase)),
+    "tokenizers": Kind("tokenizer", ("lmkit.text", "lmkit.data.vocabulary"), _is_tokenizer),
+    "sources": Kind("stages: data", ("lmkit.data",), _is_source),
+    DATASETS: Kind("name: of lmkit.data.corpora.Corpus"),
+    "tasks": Kind("tasks, of a stage's evaluate", ("lmkit.tasks",), _subclass(Task)),
+    "objectives": Kind("stages: objective", ("lmkit.rl",), _subclass(Objective)),
+    "optimizers": Kind("stages: optimizers", ("lmkit.optim", "torch.optim"), _is_optimizer),
+    "schedules": Kind("stages: schedule", ("lmkit.optim.schedule",), _is_schedule),
+}

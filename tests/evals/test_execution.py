@@ -1,0 +1,498 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmkit.errors import ConfigError, LMKitError
+from lmkit.evals import execution, supervisor
+from lmkit.evals.execution import Limits, Verdict, run_tests
+
+TESTS = "assert double(3) == 6\nassert double([1]) == [1, 1]\n"
+RIGHT = "def double(x):\n    return x + x\n"
+WRONG = "def double(x):\n    return None\n"
+
+
+def verdict(program: str, tests: str = TESTS, **limits: float) -> Verdict:
+    return run_tests(program, tests, "double", limits=Limits(**limits))  # type: ignore[arg-type]
+
+
+def test_a_right_program_passes() -> None:
+    assert verdict(RIGHT) == Verdict("passed")
+
+
+def test_a_wrong_answer_fails_and_the_line_is_told() -> None:
+    found = verdict("def double(x):\n    return 2 * x if x == 3 else 0\n")
+    assert found.status == "failed"
+    assert found.reason == "AssertionError in the tests' line 2: assert double([1]) == [1, 1]"
+
+
+def test_an_answer_that_the_tests_cannot_use_fails() -> None:
+    found = verdict(WRONG, "assert len(double(1)) == 2")
+    assert found.status == "failed"
+    assert "has no len()" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("def double(x:\n", "SyntaxError: '(' was never closed in the program's line 1"),
+        ("def halve(x):\n    pass", "NameError: the program has no function 'double'"),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("def double(x):\n    return x / 0", "ZeroDivisionError: division by zero"),
+        ("def double(x):\n    assert x > 5", "AssertionError in the program's line 2"),
+        ("def double(x):\n    return double(x)", "RecursionError"),
+        ("def double(x):\n    return object()", "TypeError: a object is no plain data"),
+        ("def double(x):\n    return input()", "EOFError"),
+        ("import os\nos.kill(os.getpid(), 9)", "may not send a signal"),
+        ("import signal\nsignal.raise_signal(11)", "killed by signal 11"),
+        ("def double(x):\n    return 'x' * 2**23", "an answer of more than 4 MiB"),
+    ],
+)
+def test_a_broken_program_is_an_error(program: str, reason: str) -> None:
+    found = verdict(program)
+    assert found.status == "error"
+    assert reason in found.reason
+    assert "\n" not in found.reason
+
+
+def test_tests_that_cannot_be_run_are_an_error() -> None:
+    found = verdict(RIGHT, "assert double(")
+    assert found.status == "error"
+    assert "the tests cannot be run: SyntaxError" in found.reason
+
+
+# --- a verdict cannot be forged -------------------------------------------------------------------
+
+EQUAL_TO_ALL = """
+class Yes(int):
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    __hash__ = None
+def double(x): return Yes(0)
+"""
+
+
+@pytest.mark.parametrize("status", [0, supervisor.STATUS["passed"]])
+@pytest.mark.parametrize("how", ["sys.exit", "os._exit"])
+@pytest.mark.parametrize("where", ["", "def double(x): "])
+def test_leaving_early_does_not_pass(status: int, how: str, where: str) -> None:
+    assert verdict(f"import os, sys\n{where}{how}({status})").status == "error"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        EQUAL_TO_ALL,
+        "import os\ndef double(x): [os.write(fd, b'passed\\n') for fd in (1, 2)]",
+        "import builtins\nbuiltins.AssertionError = Exception\n" + WRONG,
+        "import sys\nsys.modules['__main__'].judge = lambda *a: ('passed', '')\n" + WRONG,
+        "import atexit, os\natexit.register(os._exit, 10)\n" + WRONG,
+        "import sys\nsys.excepthook = sys.unraisablehook = lambda *a: None\n" + WRONG,
+        # what it writes into the pipes that it holds are answers, and wrong ones
+        "import os\ndef double(x):\n"
+        "    for fd in range(3, 64):\n"
+        "        try: os.write(fd, b'{\"value\": 6}\\n')\n"
+        "        except OSError: pass",
+        "import gc\ndef double(x):\n"
+        "    texts = [o for o in gc.get_objects() if isinstance(o, dict) and 'tests' in o]\n"
+        "    return 6 if any('double(3)' in str(o['tests']) for o in texts) else 0",
+    ],
+)
+def test_no_trick_passes(program: str) -> None:
+    assert verdict(program).status in ("failed", "error")
+
+
+def test_the_tests_cannot_hold_back_a_timeout() -> None:
+    tests = "try:\n    double(3)\nexcept BaseException:\n    pass"
+    found = verdict("def double(x):\n    while True: pass", tests, wall_seconds=0.5)
+    assert found.status == "timeout"
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "while True: pass",
+        "def double(x):\n    while True: pass",
+        "import time\ndef double(x): time.sleep(60)",
+        "import itertools\ndef double(x): return (0 for _ in iter(int, 1))",
+        "import os, time\nos.closerange(0, 2)\ntime.sleep(60)",
+    ],
+)
+def test_what_does_not_end_is_ended(program: str) -> None:
+    start = time.monotonic()
+    assert verdict(program, wall_seconds=0.6).status == "timeout"
+    assert time.monotonic() - start < 10
+
+
+def test_processor_time_is_limited_even_if_the_signal_is_ignored() -> None:
+    ignoring = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\n"
+    found = verdict(ignoring + "while True: pass", cpu_seconds=1, wall_seconds=30)
+    assert found == Verdict("timeout", "used its 1 s of processor time")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS cannot limit memory")
+@pytest.mark.parametrize(
+    "program",
+    [
+        "x = bytearray(2**30)",
+        "def double(x):\n    kept = []\n    while True: kept.append(bytes(2**20))",
+        "x = []\nwhile True: x.append(x[:])",
+    ],
+)
+def test_memory_is_limited(program: str) -> None:
+    found = verdict(program, memory_bytes=2**27)
+    assert found == Verdict("memory", "more than 128 MiB")
+
+
+def test_memory_may_be_asked_for_in_vain() -> None:
+    careful = "try: bytearray(2**40)\nexcept MemoryError: pass\n"
+    assert verdict(careful + RIGHT).status == "passed"
+
+
+def test_output_without_end_does_no_harm() -> None:
+    loud = "import sys\nfor _ in range(2000): print('x' * 10000); sys.stderr.write('y' * 10000)\n"
+    assert verdict(loud + RIGHT).status == "passed"
+
+
+def test_a_file_cannot_grow_without_end() -> None:
+    program = "with open('big', 'wb') as file:\n    while True: file.write(bytes(2**20))\n"
+    found = verdict(program, file_bytes=2**22)
+    assert found.status == "error"
+    assert "File too large" in found.reason
+
+
+def test_open_files_are_limited() -> None:
+    found = verdict("files = [open('/dev/null') for _ in range(100)]", open_files=32)
+    assert "Too many open files" in found.reason
+
+
+def test_limits_are_above_zero() -> None:
+    with pytest.raises(ConfigError, match="cpu_seconds is 0"):
+        Limits(cpu_seconds=0)
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+TRY = """
+def double(acts):
+    told = []
+    for act in acts:
+        try: exec(act, {})
+        except Exception as error: told.append(str(error))
+        else: told.append('done')
+    return told
+"""
+
+
+def trying(acts: Sequence[str], expected: str) -> Verdict:
+    """Passed if each of these acts of a program ends in an exception that says so."""
+    tests = f"""
+acts = {list(acts)!r}
+for act, said in zip(acts, double(acts)):
+    assert {expected!r} in said, (act, said)
+"""
+    return verdict(TRY, tests)
+
+
+def test_no_process_is_started() -> None:
+    acts = [
+        "import os\nwhile True: os.fork()",
+        "import os\nos.system('true')",
+        "import os\nos.execv('/bin/true', ['true'])",
+        "import os\nos.posix_spawn('/bin/true', ['true'], {})",
+        "import subprocess\nsubprocess.Popen(['true'], start_new_session=True)",
+        "import pty\npty.fork()",
+        "import multiprocessing as m\nm.get_context('fork').Process(target=print).start()",
+        "import multiprocessing as m\nm.get_context('spawn').Process(target=print).start()",
+    ]
+    assert trying(acts, "may not start a process") == Verdict("passed")
+
+
+def test_no_signal_is_sent() -> None:
+    acts = [f"import os\nos.kill({victim}, 15)" for victim in ("os.getppid()", "0", "-1")]
+    assert trying(acts, "may not send a signal") == Verdict("passed")
+    assert trying(["import os\nos.killpg(0, 9)"], "may not send a signal") == Verdict("passed")
+
+
+def test_ctypes_is_refused_as_if_it_were_not_there() -> None:
+    assert trying(["import ctypes"], "may not use ctypes") == Verdict("passed")
+    without = "try: import ctypes\nexcept ImportError: ctypes = None\n"
+    assert verdict(without + RIGHT) == Verdict("passed")
+
+
+def test_the_network_is_refused() -> None:
+    acts = [
+        "import socket\nsocket.create_connection(('127.0.0.1', 9))",
+        "import socket\nsocket.socket().connect(('127.0.0.1', 9))",
+        "import socket\nsocket.socket(type=socket.SOCK_DGRAM).sendto(b'', ('127.0.0.1', 9))",
+        "import socket\nsocket.socket().bind(('127.0.0.1', 0))",
+    ]
+    assert trying(acts, "may not use the network") == Verdict("passed")
+
+
+def test_limits_cannot_be_lifted() -> None:
+    acts = ["import resource\nresource.setrlimit(resource.RLIMIT_CPU, (999, 999))"]
+    assert trying(acts, "may not change its limits") == Verdict("passed")
+
+
+def alive(folder: Path) -> bool:
+    """Whether a process is there that was started with this as its temporary folder."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(f"TMPDIR={folder}") in (process / "environ").read_bytes():
+                return True
+    return False
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
+def test_a_grandchild_does_not_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is started behind the hook's back, by the C function under subprocess."""
+    monkeypatch.setattr(execution.tempfile, "tempdir", str(tmp_path))
+    program = """
+import sys
+del sys.modules['_posixsubprocess']
+from multiprocessing.util import spawnv_passfds
+spawnv_passfds(b'/bin/sh', [b'sh', b'-c', b'sleep 60; echo'], ())
+"""
+    assert verdict(program + RIGHT) == Verdict("passed")
+    assert not alive(tmp_path)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_program_does_not_outlive_lmkit(tmp_path: Path, number: int) -> None:
+    code = f"""
+import sys, types
+sys.modules["lmkit.evals"] = light = types.ModuleType("lmkit.evals")  # without torch
+light.__path__ = [{os.path.dirname(execution.__file__)!r}]
+from lmkit.evals.execution import run_tests
+run_tests("open('begun', 'w').close(); import time; time.sleep(600)", "", "double")
+"""
+    caller = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=-1
+    )
+    with caller:
+        assert eventually(lambda: any(tmp_path.glob("*/begun")))
+        caller.send_signal(number)
+        caller.wait(20)
+    assert eventually(lambda: not alive(tmp_path))
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds()
+
+
+def test_threads_left_behind_do_not_hold_it_up() -> None:
+    left = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
+    start = time.monotonic()
+    assert verdict(left + RIGHT).status == "passed"
+    assert time.monotonic() - start < 10
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_nothing_outside_is_changed(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("as it was")
+    kept.chmod(0o640)
+    acts = [
+        "open(path, 'w')",
+        "open(path, 'ab')",
+        "os.open(path, os.O_RDWR)",
+        "os.remove(path)",
+        "os.rename(path, 'mine')",
+        "os.replace('mine', path)",
+        "os.truncate(path, 0)",
+        "os.chmod(path, 0)",
+        "os.utime(path, (0, 0))",
+        "os.link(path, 'mine')",
+        "shutil.rmtree(os.path.dirname(path))",
+        "pathlib.Path(path).unlink()",
+        "pathlib.Path(path).parent.joinpath('new').mkdir()",
+        "os.symlink(os.path.dirname(path), 'out'); open('out/kept', 'w')",
+        "os.chdir(os.path.dirname(path)); open('kept', 'w')",
+    ]
+    head = f"import os, pathlib, shutil; path = {str(kept)!r}; "
+    acts = [head + act for act in acts]
+    assert trying(acts, "may change files in its own folder only") == Verdict("passed")
+    assert [file.name for file in tmp_path.iterdir()] == ["kept"]
+    assert kept.read_text() == "as it was"
+    assert kept.stat().st_mode & 0o777 == 0o640
+
+
+def test_its_own_folder_is_its_own_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution.tempfile, "tempdir", str(tmp_path))
+    program = """
+import os, shutil, tempfile
+assert os.listdir() == []
+os.makedirs('a/b'); open('a/b/c', 'w').write('x'); os.rename('a/b/c', 'd'); os.remove('d')
+with tempfile.TemporaryDirectory() as folder: open(folder + '/e', 'w').close()
+shutil.rmtree('a')
+open('left', 'w').close()
+os.mkdir('locked'); open('locked/file', 'w').close(); os.chmod('locked', 0)
+"""
+    assert verdict(program + RIGHT) == Verdict("passed")
+    assert list(tmp_path.iterdir()) == []
+    assert verdict("import os, shutil\nshutil.rmtree(os.getcwd())\n" + RIGHT).status == "passed"
+
+
+# --- what it sees ---------------------------------------------------------------------------------
+
+
+def test_the_environment_is_not_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    program = "import os\nassert 'SECRET_TOKEN' not in os.environ\n"
+    program += "assert os.path.samefile(os.environ['HOME'], os.getcwd())\n"
+    assert verdict(program + RIGHT) == Verdict("passed")
+
+
+def test_it_is_neither_main_nor_beside_lmkits_own_files() -> None:
+    program = "assert __name__ == 'program'\nimport sys\nassert 'torch' not in sys.modules\n"
+    program += "try: import supervisor\nexcept ImportError: pass\nelse: raise SystemExit\n"
+    assert verdict(program + RIGHT) == Verdict("passed")
+
+
+def test_installed_packages_are_there() -> None:
+    program = "import numpy\ndef double(x): return numpy.float32(2 * x)\n"
+    assert verdict(program, "assert double(1.5) == 3") == Verdict("passed")
+
+
+def test_dataclasses_work_in_a_program() -> None:
+    program = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    program += "@dataclass\nclass A:\n    x: int\ndef double(x): return A(2 * x).x\n"
+    assert verdict(program, "assert double(3) == 6") == Verdict("passed")
+
+
+def test_setup_is_there_for_both() -> None:
+    program = "def double(x): return twice(x)"
+    tests = "assert double(2) == twice(2) == 4"
+    assert run_tests(program, tests, "double", setup="def twice(x): return 2 * x").status == (
+        "passed"
+    )
+
+
+def test_chance_is_the_same_every_time() -> None:
+    program = """
+import random
+def double(x): return [random.random(), list({'a', 'b', 'c', 'd', 'e', 'f', 'g'}), hash('x')]
+"""
+    reasons = {verdict(program, "raise ValueError(repr(double(1)))").reason for _ in range(3)}
+    assert len(reasons) == 1
+    program = "def double(x): return 0"
+    tests = "import random\nraise ValueError(random.random())"
+    assert verdict(program, tests) == verdict(program, tests)
+
+
+def test_an_exception_reaches_the_tests_as_what_it_is() -> None:
+    program = "def double(x): raise ValueError('x is odd') if x % 2 else KeyError(x)"
+    tests = """
+try: double(3)
+except ValueError as error: assert 'x is odd' in str(error)
+try: double(2)
+except KeyError: pass
+"""
+    assert verdict(program, tests) == Verdict("passed")
+
+
+# --- plain data -----------------------------------------------------------------------------------
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+hashable = st.recursive(
+    scalars | st.binary() | st.complex_numbers(allow_nan=False),
+    lambda inner: st.tuples(inner) | st.frozensets(inner),
+    max_leaves=4,
+)
+plain = st.recursive(
+    hashable | st.sets(hashable),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(hashable, inner),
+    max_leaves=8,
+)
+
+
+@given(plain)
+@settings(max_examples=50)
+def test_plain_data_arrives_as_it_was(value: object) -> None:
+    import json
+
+    sent = supervisor.decode(json.loads(json.dumps(supervisor.encode(value))))
+    assert sent == value
+    assert type(sent) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("expression", "seen"),
+    [
+        ("collections.Counter('aab')", "== {'a': 2, 'b': 1}"),
+        ("collections.namedtuple('P', 'x y')(1, 2)", "== (1, 2)"),
+        ("decimal.Decimal('0.5')", "== 0.5"),
+        ("fractions.Fraction(4, 2)", "== 2"),
+        ("float('nan')", "!= 0"),
+        ("10 ** 5000", "== 10 ** 5000"),
+        ("'\\ud800'", "== '\\ud800'"),
+        ("range(3)", "!= [0, 1, 2]"),
+        ("map(str, [1, 2])", "!= ['1', '2']"),
+    ],
+)
+def test_what_is_nearly_plain_equals_what_it_equals_in_python(expression: str, seen: str) -> None:
+    program = f"import collections, decimal, fractions\ndef double(x): return {expression}"
+    assert verdict(program, f"assert double(0) {seen}") == Verdict("passed")
+
+
+def test_an_iterator_can_be_read() -> None:
+    program = "def double(x): return (n + n for n in x)"
+    assert verdict(program, "assert tuple(double([1, 2])) == (2, 4)") == Verdict("passed")
+
+
+# --- the caller -----------------------------------------------------------------------------------
+
+
+def test_it_can_be_called_from_threads() -> None:
+    programs = [RIGHT, WRONG, "x = " + "(" * 500, "raise SystemExit(10)"] * 2
+    with ThreadPoolExecutor(4) as pool:
+        statuses = [found.status for found in pool.map(verdict, programs)]
+    assert statuses == ["passed", "failed", "error", "error"] * 2
+
+
+def test_tests_that_hang_by_themselves_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "_GRACE", 0.2)
+    found = verdict(RIGHT, "while True: pass", wall_seconds=0.4)
+    assert found.status == "timeout"
+
+
+def test_a_killed_supervisor_is_an_error() -> None:
+    """What a program could do that gets past the hook; here the tests do it."""
+    found = verdict(RIGHT, "import os; os.kill(os.getpid(), 9)")
+    assert found.status == "error"
+    assert "the supervisor ended with -9" in found.reason
+
+
+def test_where_nothing_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution.sys, "executable", "/no/such/python")
+    with pytest.raises(LMKitError, match="cannot start /no/such/python: No such file"):
+        verdict(RIGHT)
+
+
+def test_windows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution.os, "name", "nt")
+    with pytest.raises(LMKitError, match="on Linux and macOS only; use WSL"):
+        verdict(RIGHT)
