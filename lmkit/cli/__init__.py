@@ -8,12 +8,14 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NoReturn
 
 from lmkit import __version__
 from lmkit.errors import ConfigError, LMKitError, PluginError, did_you_mean
 
-# name -> what `lmkit --help` says; each is a module here with `add_arguments` and `run`
+# name -> what `lmkit --help` says; each is a module here with `add_arguments` and `run`, of the
+# same name but for MODULES
 COMMANDS = {
     "train": "train what a YAML describes, or go on with it",
     "check": "look a YAML through without training: sizes, steps, memory, time, a batch",
@@ -26,6 +28,7 @@ COMMANDS = {
     "report": "tell a run as one HTML page: curves, results by stage, samples, cost",
     "tokenizer": "learn a vocabulary, look at its pieces, compare several",
 }
+MODULES = {"list": "listing"}  # a module `list` would hide the builtin in this one
 BROKEN_PIPE = 128 + 13  # what a shell reports of a program that SIGPIPE ended
 
 
@@ -69,7 +72,7 @@ def _run(words: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.addLevelName(logging.WARNING, "warning")
     add_search_folder(os.getcwd())  # a console script does not have it on its path
-    return importlib.import_module(f"lmkit.cli.{arguments.command}").run(arguments)
+    return _module(arguments.command).run(arguments)
 
 
 def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace | None:
@@ -94,6 +97,10 @@ def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namesp
     return arguments
 
 
+def _module(command: str) -> ModuleType:
+    return importlib.import_module(f"lmkit.cli.{MODULES.get(command, command)}")
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse, with an error of one line."""
 
@@ -111,6 +118,6 @@ def _parser() -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         described = summary[0].upper() + summary[1:] + "."
         command = commands.add_parser(name, help=summary, description=described, allow_abbrev=False)
-        importlib.import_module(f"lmkit.cli.{name}").add_arguments(command)
+        _module(name).add_arguments(command)
         command.set_defaults(parser=command)
     return parser

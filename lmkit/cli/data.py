@@ -70,7 +70,8 @@ def draw_document(document: Document, colour: bool) -> str:
         if span.trained != inside:
             text += OPEN if span.trained else CLOSE
             inside = span.trained
-        text += visible(span.text, keep="\n")
+        shown = visible(span.text, keep="\n")
+        text += shown if span.special else shown.replace("<|", r"<\|")  # it only spells a token
     return text + CLOSE if inside else text
 
 

@@ -20,7 +20,7 @@ from lmkit.data.hub import HubRepo
 from lmkit.data.known import known
 from lmkit.data.remote import Place, WebFolder
 from lmkit.data.sources import Columns, Source
-from lmkit.errors import ConfigError, DataError, did_you_mean
+from lmkit.errors import ConfigError, DataError
 from lmkit.prompts import Prompt
 
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -219,21 +219,6 @@ def place_of(name: str, revision: str = "main") -> Place:
     if about.repo:
         return HubRepo(about.repo, revision)
     return WebFolder(name, about.address, about.published)
-
-
-def corpus_files(name: str, part: str) -> list[Path]:
-    """The files of one part of a known data set, fetched if they are not there.
-
-    Raises:
-        ConfigError: there is no such data set, or it has no such part.
-        DataError: a file cannot be had; says what to download by hand, and where to put it.
-    """
-    parts = known(name).parts
-    if part not in parts:
-        hint = did_you_mean(part, parts) or f"it has {', '.join(parts)}"
-        raise ConfigError(f"{name} has no part {part!r}", hint=hint)
-    place = place_of(name)
-    return [place.get(file) for file in parts[part]]
 
 
 def _listed(patterns: str | list[str]) -> list[str]:

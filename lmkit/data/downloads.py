@@ -10,7 +10,7 @@ from typing import Any
 from lmkit.data.cache import fingerprint_of
 from lmkit.data.holdout import Split, check_holdout, share_of, split_documents
 from lmkit.data.remote import Place
-from lmkit.data.sources import Columns, FileSource, JsonLines, Parquet, Source, Table, TextFiles
+from lmkit.data.sources import Columns, FileSource, JsonLines, Parquet, Source, TextFiles
 from lmkit.errors import ConfigError, DataError
 from lmkit.prompts import Prompt
 
@@ -70,13 +70,6 @@ class Downloads(Source):
         if self._validation is None:
             return split_documents(keyed, split, self.holdout)
         return (prompt for _, prompt in keyed)
-
-    def rows(self) -> Iterator[tuple[str, Any]]:
-        """(place, row) of every row of the training files, which are tables."""
-        for name in self._names("train"):
-            table = self._local(name)
-            assert isinstance(table, Table)  # a .txt has no rows
-            yield from table.rows(self.place.get(name, progress=self.progress))
 
     def shards(self, split: Split) -> list[Source] | None:
         if split != "train" or not self.shuffled:

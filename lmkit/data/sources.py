@@ -37,6 +37,14 @@ class Source(ABC):
     def fingerprint(self) -> str:
         """sha256 over the content and all settings that decide what `documents` yields."""
 
+    def shards(self, split: Split) -> Sequence[Source] | None:
+        """The documents of a split as sources to be read one after another, each to its end.
+
+        For documents whose order means nothing: training then begins with the first source while
+        the others are fetched and tokenised. None: they belong together.
+        """
+        return None
+
     def describe(self) -> str:
         """One line for a reader: what it is and how much."""
         return type(self).__name__

@@ -78,7 +78,7 @@ def evaluate_task(
             left out.
         samples: answers a problem, for pass@k; they count alike in `value`.
         batch: rows at once.
-        progress: is told after each batch how many problems it had, over all ranks about.
+        progress: is told after each batch of this rank how many problems it had.
 
     Raises:
         ConfigError: a limit, batch or number of samples below 1, or several samples that would be

@@ -37,10 +37,10 @@ def calculate(expression: str) -> str | None:
     quotes, without a backslash, `'text'.count('t')` and `len('text')`.
 
     Returns:
-        A whole number without a point, also where it comes of a division (12 / 4 is 3); any other
-        with up to 10 significant digits (15 from 1e10 on) and no trailing zeros. None if the
-        expression is anything else, has no result (1 / 0) or passes a limit: 500 characters, 100
-        operators inside one another, integers of 1,000 bits, 1e300.
+        A whole number without a point, also where it comes of a division (12 / 4 is 3). Any other
+        rounded to 10 significant digits, of a large one to 4 places behind the point, without
+        trailing zeros. None if the expression is anything else, has no result (1 / 0) or passes a
+        limit: 500 characters, 100 operators inside one another, integers of 1,000 bits, 1e300.
     """
     expression = expression.strip()
     if len(expression) > MAX_CHARS or not _PLAIN.fullmatch(expression):
@@ -163,4 +163,5 @@ def _written(value: int | float) -> str:
         return str(value)
     if value.is_integer() and abs(value) < 2**53:  # where a float still counts one by one
         return str(int(value))
-    return f"{value:.10g}" if abs(value) < 1e10 else f"{value:.15g}"
+    digits = max(10, len(str(int(abs(value)))) + 4)
+    return f"{value:.{min(digits, 15)}g}"  # a float has no more than 15 that are right

@@ -48,12 +48,12 @@ class Kind:
     """What belongs together.
 
     Attributes:
-        key: where in a YAML it is named.
+        place: where in a YAML it is named, for a reader.
         packages: where it is looked for.
         holds: whether a class or function is one.
     """
 
-    key: str
+    place: str
     packages: tuple[str, ...] = ()
     holds: Callable[[Any], bool] = lambda target: False
 
@@ -152,12 +152,12 @@ def _is_schedule(target: Any) -> bool:
 
 
 KINDS = {
-    "models": Kind("model", ("lmkit_models",), _subclass(LMBase)),
-    "tokenizers": Kind("tokenizer", ("lmkit.text", "lmkit.data.vocabulary"), _is_tokenizer),
-    "sources": Kind("stages: data", ("lmkit.data",), _is_source),
-    DATASETS: Kind("name: of lmkit.data.corpora.Corpus"),
-    "tasks": Kind("tasks, of a stage's evaluate", ("lmkit.tasks",), _subclass(Task)),
-    "objectives": Kind("stages: objective", ("lmkit.rl",), _subclass(Objective)),
-    "optimizers": Kind("stages: optimizers", ("lmkit.optim", "torch.optim"), _is_optimizer),
-    "schedules": Kind("stages: schedule", ("lmkit.optim.schedule",), _is_schedule),
+    "models": Kind("`model:`", ("lmkit_models",), _subclass(LMBase)),
+    "tokenizers": Kind("`tokenizer:`", ("lmkit.text", "lmkit.data.vocabulary"), _is_tokenizer),
+    "sources": Kind("`data:` of a stage", ("lmkit.data",), _is_source),
+    DATASETS: Kind("`name:` of lmkit.data.corpora.Corpus"),
+    "tasks": Kind("`tasks:` of an evaluation, or `data:`", ("lmkit.tasks",), _subclass(Task)),
+    "objectives": Kind("`objective:` of a stage", ("lmkit.rl",), _subclass(Objective)),
+    "optimizers": Kind("`optimizers:`", ("lmkit.optim", "torch.optim"), _is_optimizer),
+    "schedules": Kind("`schedule:`", ("lmkit.optim.schedule",), _is_schedule),
 }

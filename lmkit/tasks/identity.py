@@ -12,7 +12,7 @@ questions:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -200,8 +200,8 @@ class Identity(Task):
     is typed in haste. One wording of each is held out, chosen by its sha256; the only one never.
 
     Args:
-        facts: a YAML file with the keys of `Facts`; a relative path is looked up beside the
-            experiment first, then in the current folder.
+        facts: the keys of `Facts`, or a YAML file that has them; a relative path is looked up
+            beside the experiment first, then in the current folder.
         name: in tables and metrics, where the class is used twice.
         folder: the YAML's folder.
 
@@ -213,9 +213,13 @@ class Identity(Task):
     name = "identity"
     version = 1  # goes up when the same facts give other problems
 
-    def __init__(self, facts: str, *, name: str | None = None, folder: str | None = None) -> None:
+    def __init__(
+        self, facts: str | Facts, *, name: str | None = None, folder: str | None = None
+    ) -> None:
         self.name = name or self.name
-        self._sayings = list(_read(facts, folder))
+        self._sayings = list(
+            _read(facts, folder) if isinstance(facts, str) else _sayings(facts, lambda key: key)
+        )
         self.max_new_tokens = most_tokens(
             Message("assistant", saying.answer) for saying in self._sayings
         )
@@ -250,15 +254,24 @@ class Identity(Task):
 
 
 def _read(path: str, folder: str | None) -> Iterator[_Saying]:
-    """What the file has the assistant say: its own questions first, then those of the facts."""
     files = find_files(path, folder)
     if len(files) > 1:
         raise DataError(f"{len(files)} files of facts", hint="name one", at=path)
     table = read_yaml(files[0].path)
     facts: Facts = coerce(table, Facts, table.at, "facts")
+    items = {f"questions[{i}]": str(item.at) for i, item in enumerate(table.get("questions") or ())}
+    return _sayings(facts, lambda key: items.get(key) or str(table.places[key]))
+
+
+def _sayings(facts: Facts, place: Callable[[str], str]) -> Iterator[_Saying]:
+    """What the facts have the assistant say: its own questions first, then those of the package.
+
+    Args:
+        place: where a key was read.
+    """
     taken: dict[str, str] = {}
-    for item, own in zip(table.get("questions") or (), facts.questions or (), strict=True):
-        at = str(item.at)
+    for number, own in enumerate(facts.questions or ()):
+        at = place(f"questions[{number}]")
         questions = (own.question,) if isinstance(own.question, str) else tuple(own.question)
         for question in questions:
             bare = _in_haste(question)
@@ -273,7 +286,7 @@ def _read(path: str, folder: str | None) -> Iterator[_Saying]:
         if fact is None or not left:
             continue
         fact = fact.strip().rstrip(".")
-        yield _checked(_Saying(left, answer.format(fact=fact), fact, str(table.places[key])))
+        yield _checked(_Saying(left, answer.format(fact=fact), fact, place(key)))
 
 
 def _checked(saying: _Saying) -> _Saying:

@@ -89,10 +89,9 @@ class ChatTemplate:
         file = Path(folder or "", chat)
         file = file if file.exists() else Path(chat)
         if file.suffix != ".jinja" and not file.is_file():
-            hint = did_you_mean(chat, names) or f"there are {', '.join(names)}"
-            raise TokenizerError(
-                f"there is no chat template {chat!r}", hint=f"{hint}; or name a .jinja file"
-            )
+            others = f"there are {', '.join(names)}; or name a .jinja file"
+            hint = did_you_mean(chat, names) or others
+            raise TokenizerError(f"there is no chat template {chat!r}", hint=hint)
         return cls(_read(file), str(file))
 
     @property

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from lmkit.text.encodings import (
     with_names,
     with_special,
 )
+from lmkit.text.stream_decoder import StreamDecoder
 from lmkit.text.template import ChatTemplate, packaged
 
 ABOUT_FILE = "tokenizer.json"
@@ -137,22 +137,6 @@ class Tokenizer(ABC):
         if not 0 <= token_id < len(self._tokens):
             raise TokenizerError(f"{token_id} is no id of this vocabulary of {self.vocab_size}")
         return self._tokens[token_id]
-
-
-class StreamDecoder:
-    """Text as ids arrive; a character whose bytes lie in several ids comes out whole."""
-
-    def __init__(self, bytes_of: Callable[[int], bytes]) -> None:
-        self._bytes_of = bytes_of
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, token_id: int) -> str:
-        """The text that this id completes, perhaps none."""
-        return self._decoder.decode(self._bytes_of(token_id))
-
-    def finish(self) -> str:
-        """What an unfinished character leaves: U+FFFD, or nothing."""
-        return self._decoder.decode(b"", final=True)
 
 
 class Byte(Tokenizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def test_what_it_tells(project: Any) -> None:
         "753 tokens to train on, 48 rows",
         "length      4 steps, 128 tokens, 0.167 epochs",
         "step        2 rows of 16: 32 tokens, all rows at once",
-        "AdamW                             66,049 parameters, rate 0.00324",
+        "AdamW                             66,049 parameters, rate 0.00324, decay 0.1",
         "memory      about ",
         "(an estimate)",
         "weights 258.0 KiB, gradients 258.0 KiB, optimizers 516.0 KiB, activations ",
@@ -45,7 +46,15 @@ def test_what_it_tells(project: Any) -> None:
     ):
         assert part in done.out, part
     assert max(map(len, done.out.splitlines())) <= 110
+    assert "are trained" not in done.out, "all of them"
     assert not project.run.exists()
+
+
+def test_what_was_overridden_belongs_to_the_command(project: Any) -> None:
+    words = ["stages.0.evaluate={tokens: 32}", "--set", "seed=3"]
+    done = project.lmkit("check", project.yaml, *words)
+    said = f"lmkit train {project.yaml} 'stages.0.evaluate={{tokens: 32}}' seed=3"
+    assert done.out.endswith(f"Nothing is wrong with it: {said}\n")
 
 
 def test_json(project: Any) -> None:
@@ -100,6 +109,85 @@ def test_the_mask_of_prompts(project: Any) -> None:
     assert set(marks[text.index("<") : asked]) == {"-"}
     assert len(marks) == asked, "the answer and its end are trained"
     assert "epochs" in done.out
+    trained = float(re.search(r"(\d+)% of the first rows' tokens are trained", done.out)[1]) / 100
+    found = check(project, *words[1:])["stages"][0]
+    assert found["trained"] == pytest.approx(trained, abs=0.005)
+    assert 0.1 < trained < 0.4, "of 9 to 11 tokens 2 to 3, and the rest of the row is padding"
+
+
+def test_what_auto_stands_for(project: Any) -> None:
+    model = "model={class: lmkit_models.gpt.GPT, depth: 1, width: 32, head_dim: 16, max_len: 16}"
+    words = [model, "stages.0.tokens=auto", "stages.0.batch_tokens=auto", "stages.0.lr_scale=0.5"]
+    found = check(project, *words)["stages"][0]
+    done = project.lmkit("check", project.yaml, *words)
+    size = 12 * 32 * 32 + 2 * 12 + 320 * 32  # matrices, the gate of two heads, the head
+    assert found["steps"] == max(1, 12 * size // found["batch_tokens"])
+    for part in (
+        f"tokens: auto is 12 x {size:,} parameters of matrices and head = {12 * size:,} (nanochat)",
+        f"length      {found['steps']:,} steps, {found['tokens']:,} tokens",
+        f"batch_tokens: auto is 2^19 x ({12 * size / 1000:.3g}k / 1.32B tokens)^0.383 = ",
+        f"{found['batch_tokens']:,} tokens",
+        "Muon/matrices ",
+        "parameters, rate 0.007, decay ",
+        "  0.02 x 0.7 for the batch, 0.28 x ",
+        "for batch and horizon (nanochat) x 0.5 by lr_scale",
+    ):
+        assert part in done.out, part
+    assert max(map(len, done.out.splitlines())) <= 110
+
+
+RL = """
+  - name: rl
+    data: {class: lmkit.tasks.arithmetic.Arithmetic, digits: 1}
+    objective: {class: lmkit.rl.grpo.GRPO, group_size: 4}
+    steps: 3
+    batch_size: 5
+"""
+
+
+def test_reinforcement_learning(project: Any) -> None:
+    project.rewrite("Table}", "Table, vocab_size: 257}")
+    project.rewrite("    checkpoint: {every: 2}\n", "    checkpoint: {every: 2}\n" + RL)
+    found = check(project)
+    _, stage = found["stages"]
+    assert stage["step"] == "5 problems, 4 answers to each"
+    assert (stage["steps"], stage["tokens"], stage["data_tokens"]) == (3, None, None)
+    assert stage["epochs"] == pytest.approx(15 / stage["data_rows"])
+    assert found["seconds"]["rl"] is None
+    out = project.lmkit("check", project.yaml).out
+    assert "step        5 problems, 4 answers to each\n" in out
+    assert "length      3 steps, " in out
+    assert "time        follows from what the model makes of it" in out
+    project.rewrite("batch_size: 5", "batch_tokens: 80")
+    done = project.lmkit("check", project.yaml)
+    assert done.code == 2
+    assert "give batch_size (problems a step)" in done.error
+
+
+FAR = "class: lmkit.data.corpora.HubDataset, repo: a/b, files: x.jsonl"
+
+
+def test_a_vocabulary_that_waits_for_its_text(project: Any) -> None:
+    """Its size is known, so that everything can be told but what is counted in its tokens."""
+    learned = "{class: lmkit.data.vocabulary.train_tokenizer, vocab_size: 300, train_on: {%s}}"
+    words = [f"tokenizer={learned % FAR}", "model.vocab_size=300"]
+    found = check(project, *words)
+    assert found["vocabulary"] == 300
+    assert "a/b" in found["learned_from"]
+    stage = found["stages"][0]
+    assert stage["available"]
+    assert (stage["data_tokens"], stage["data_rows"], stage["rows"]) == (None, None, [])
+    out = project.lmkit("check", project.yaml, *words).out
+    assert "vocabulary  learned from HubDataset a/b" in out
+    assert "its tokens are counted when training begins" in out
+
+
+def test_a_task_that_is_not_here(project: Any) -> None:
+    words = ["stages.1.data=lmkit.tasks.gsm8k.GSM8K"]
+    project.rewrite("    checkpoint: {every: 2}\n", "    checkpoint: {every: 2}\n" + RL)
+    stage = check(project, *words)["stages"][1]
+    assert not stage["available"]
+    assert (stage["step"], stage["steps"]) == ("5 problems, 4 answers to each", 3)
 
 
 def test_text_that_is_tokenised_already_is_counted(

@@ -49,6 +49,20 @@ def test_a_class_of_the_current_folder(project: Any, monkeypatch: pytest.MonkeyP
     assert out.endswith("vocab_size: int = 257\n")
 
 
+def test_a_class_that_says_nothing_of_itself(
+    project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.rewrite('    """Logits that hang on the last token only."""\n', "", "my_model.py")
+    monkeypatch.chdir(project.folder)
+    out = project.lmkit("describe", "my_model.Table").out
+    assert out.startswith("my_model.Table\n\ntokenizer"), "LMBase's words are about all models"
+
+
+def test_a_function(lmkit: Callable[..., Any]) -> None:
+    out = lmkit("describe", "lmkit.data.vocabulary.train_tokenizer").out
+    assert "\nLearn a byte-pair vocabulary" in out
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

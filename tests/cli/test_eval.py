@@ -169,6 +169,21 @@ def test_bits_per_byte_of_what_the_stage_held_out(project: Any, monkeypatch: Any
     assert "text.txt: no such file" in project.lmkit("eval", project.run, *words).error
 
 
+def test_it_finds_what_training_logged(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project.folder / "my_tasks.py").write_text(TASKS)
+    tasks = "[{class: my_tasks.Letters}, {class: my_tasks.Written, wanted: length}]"
+    project.rewrite("evaluate: {tokens: 64}", f"evaluate: {{tasks: {tasks}, problems: 5}}")
+    assert project.train().code == 0
+    logged = find_checkpoint(project.run).metrics
+    monkeypatch.chdir(project.folder)
+    words = ("--tasks", tasks[1:-1], "--limit", 5, "--json", "--device", "cpu")
+    found = json.loads(project.lmkit("eval", project.run, *words).out)
+    assert [task["name"] for task in found["tasks"]] == ["letters", "written"]
+    for task in found["tasks"]:
+        assert task["value"] == logged[task["name"]]
+        assert task["stderr"] == logged[f"{task['name']}_stderr"]
+
+
 def test_a_strangers_data_is_not_opened(tmp_path: Path, evaluate: Any) -> None:
     model = GPT(tokenizer=Byte(), **SIZES)
     stage = {"name": "sft", "data": {"class": "subprocess.Popen", "args": "x"}, "validation": None}

@@ -47,7 +47,7 @@ def test_version(lmkit: Callable[..., Any]) -> None:
     ("words", "said"),
     [
         (["trian"], "lmkit: there is no command 'trian'; did you mean 'train'?"),
-        (["dance"], "lmkit: there is no command 'dance'; there are train, check, generate"),
+        (["dance"], "lmkit: there is no command 'dance'; there are train, check, "),
         (["--versoin"], "lmkit: there is no '--versoin'; did you mean '--version'?"),
         (["check", "x.yaml", "--jsn"], "lmkit check: there is no '--jsn'; did you mean '--json'?"),
         (["generate", "x", "--temp", "1"], "lmkit generate: there is no '--temp'; "),

@@ -11,7 +11,7 @@ import pytest
 
 from lmkit.data import InMemory, prepare
 from lmkit.data import cache as cache_module
-from lmkit.data.cache import cache_folder, file_digest, publish
+from lmkit.data.cache import cache_folder, file_digest, publish, publish_file
 from lmkit.errors import DataError, StorageError
 from lmkit.text import Byte
 
@@ -116,21 +116,35 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     assert caught.value.exit_code == 74
 
 
-def test_a_failing_writer_leaves_nothing_but_a_download_goes_on(tmp_path: Path) -> None:
+def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         (folder / "part").write_text("half")
         raise ValueError
 
-    def finish(folder: Path) -> None:
-        assert not list(folder.iterdir()) or (folder / "part").exists()
+    with pytest.raises(ValueError):  # noqa: PT011 - raised above, bare
+        publish(tmp_path / "x", fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.lock"]
+    publish(tmp_path / "x", lambda folder: None)
+    assert not list((tmp_path / "x").iterdir())
 
-    for resume in (False, True):
-        target = tmp_path / f"resume {resume}"
-        with pytest.raises(ValueError):  # noqa: PT011 - raised above, bare
-            publish(target, fail, resume=resume)
-        assert not target.exists()
-        publish(target, finish, resume=resume)
-        assert [path.name for path in target.iterdir()] == (["part"] if resume else [])
+
+def test_a_single_file_goes_on_with_what_is_there_of_it(tmp_path: Path) -> None:
+    def half(aside: Path) -> None:
+        aside.write_text("half")
+        raise ValueError
+
+    def rest(aside: Path) -> None:
+        aside.write_text(aside.read_text() + " and half")
+
+    target = tmp_path / "here" / "file"
+    with pytest.raises(ValueError):  # noqa: PT011 - raised above, bare
+        publish_file(target, half)
+    assert not target.exists()
+    assert publish_file(target, rest).read_text() == "half and half"
+    assert publish_file(target, half) == target
+    assert not (tmp_path / "here" / "file.partial").exists()
+    with pytest.raises(StorageError, match="set LMKIT_CACHE to another folder"):
+        publish_file(target / "below", rest)
 
 
 def test_everything_is_on_the_disk_before_the_folder_has_its_name(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,8 +9,12 @@ from torch import Tensor, nn
 from lmkit.errors import ModelError
 from lmkit.inference import Sampling
 from lmkit.model import LMBase
-from lmkit.prompts import Message, Prompt
+from lmkit.model.generate import Piece, Writing
+from lmkit.nn import Cache, KVCache
+from lmkit.prompts import Completion, Message, Part, Prompt
 from lmkit.text import Byte, chat
+from lmkit.text.encodings import CHAT_TOKENS
+from lmkit_models.gpt import GPT
 
 BYTE = Byte()
 END = BYTE.eos
@@ -162,3 +168,208 @@ def test_a_model_without_a_tokenizer_says_so_at_once() -> None:
     model.tokenizer = None
     with pytest.raises(ModelError, match="Script has no tokenizer"):
         model.generate("", stream=True)
+
+
+# --- several samples ------------------------------------------------------------------------------
+
+
+def tiny() -> GPT:
+    torch.manual_seed(0)
+    model = GPT(depth=2, width=32, head_dim=8, max_len=24, tokenizer=BYTE)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+DRAWN = Sampling(temperature=1.0, max_new_tokens=8)
+
+
+def test_samples_come_prompt_by_prompt_and_differ() -> None:
+    model = tiny()
+    done = model.generate(["ab", "c"], DRAWN, samples=3)
+    assert [d.prompt for d in done] == ["ab"] * 3 + ["c"] * 3
+    assert len({d.ids for d in done}) == 6
+    rows = model.generate(["ab"] * 3 + ["c"] * 3, DRAWN)
+    assert [d.ids for d in rows] == [d.ids for d in done]
+    streamed = [""] * 6
+    for row, piece in model.generate(["ab", "c"], DRAWN, True, samples=3):
+        streamed[row] += piece
+    assert streamed == [d.text for d in done]
+
+
+def test_a_seed_repeats_its_sample_wherever_it_stands() -> None:
+    model = tiny()
+    one, two, three = model.generate(["ab"], DRAWN, samples=3, seeds=[5, 6, 5])
+    assert one.ids == three.ids != two.ids
+    other = Sampling(temperature=1.0, max_new_tokens=8, seed=9)
+    assert model.generate(["c", "ab"], other, seeds=[1, 6])[1].ids == two.ids
+    with pytest.raises(ModelError, match="2 seeds for 1 rows"):
+        model.generate("ab", seeds=[1, 2])
+
+
+def test_a_cache_that_cannot_copy_rows_reads_a_prompt_for_every_sample() -> None:
+    class Own(KVCache):
+        take = Cache.take
+
+    class Holding(GPT):
+        def make_cache(self, batch_size: int, length: int) -> KVCache:
+            return Own(batch_size, length, layers=len(self.blocks))
+
+    model = tiny()
+    expected = model.generate(["ab", "c"], DRAWN, samples=2)
+    model.__class__ = Holding
+    assert model.generate(["ab", "c"], DRAWN, samples=2) == expected
+
+
+# --- how a text ends ------------------------------------------------------------------------------
+
+
+def test_the_id_that_ends_a_text_is_told_apart() -> None:
+    (done,) = says("hello").generate("")
+    assert (done.ids, done.end) == (tuple(b"hello"), END)
+    (done,) = says("hello").generate("", Sampling(stop=("l",)))
+    assert (done.finish, done.end) == ("stop", None)
+    (done,) = says("hello").generate("", Sampling(max_new_tokens=2))
+    assert (done.finish, done.end) == ("length", None)
+
+
+def test_a_stop_id_ends_a_text() -> None:
+    (done,) = says("hello").generate("", Sampling(stop_ids=(ord("l"), 5)))
+    assert (done.text, done.finish, done.ids, done.end) == ("he", "stop", tuple(b"he"), ord("l"))
+
+
+def test_a_prompt_that_is_cut_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = Script([*b"abcdefgh"], max_len=8)
+    model.check()
+    model.seen.clear()
+    with caplog.at_level(logging.WARNING):
+        model.generate(["0123456789", "0"], Sampling(max_new_tokens=20))
+    assert len(caplog.records) == 1
+    said = caplog.records[0].getMessage()
+    assert "1 of 2 prompts do not fit into the model's context of 8 tokens" in said
+    assert "of the longest (11) the first 4 are not read" in said
+    assert model.seen[0] == list(b"3456789")
+    caplog.clear()
+    model.generate("0123456", Sampling(max_new_tokens=20))
+    assert not caplog.records
+
+
+# --- conversations and tools ----------------------------------------------------------------------
+
+
+class Chatty(Byte):
+    """Bytes, and the special tokens of chat."""
+
+    def __init__(self) -> None:
+        self.special_tokens = {name: 256 + i for i, name in enumerate(CHAT_TOKENS)}
+        self.bos = self.eos = 256
+
+    def vocabulary(self) -> list[bytes]:
+        return [bytes([byte]) for byte in range(256)] + [name.encode() for name in CHAT_TOKENS]
+
+
+CHATTY = Chatty()
+MARKS = chat.tool_ids(CHATTY)
+assert MARKS is not None
+CALL, CALLED, GAVE, GIVEN = (
+    MARKS.python_start,
+    MARKS.python_end,
+    MARKS.output_start,
+    MARKS.output_end,
+)
+(TURN_END,) = chat.end_ids(CHATTY)
+ASKED = Prompt(messages=(Message("user", "?"),))
+
+
+class Speaker(LMBase):
+    """Puts its script behind every prompt; what is forced takes the script's place."""
+
+    def __init__(self, prompt: Prompt, script: list[int]) -> None:
+        super().__init__(tokenizer=CHATTY, max_len=200)
+        self.opened = len(chat.ask(CHATTY, prompt.messages)) if prompt.messages else 1
+        self.script = script + [TURN_END] * 200
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        following = [self.script[max(0, n - self.opened + 1)] for n in range(tokens.shape[1])]
+        one_hot = nn.functional.one_hot(torch.tensor(following), 267)
+        return one_hot.float().expand(len(tokens), -1, -1)
+
+
+def answer(*script: bytes | int, prompt: Prompt = ASKED, **sampling: int) -> Completion:
+    ids = [i for part in script for i in ([part] if isinstance(part, int) else part)]
+    (done,) = Speaker(prompt, ids).generate(prompt, Sampling(**sampling))  # type: ignore[arg-type]
+    return done
+
+
+def test_a_turn_ends_with_its_mark() -> None:
+    done = answer(b"yes")
+    assert (done.text, done.finish, done.end) == ("yes", "stop", TURN_END)
+    assert done.parts == (Part("text", "yes"),)
+
+
+def test_a_call_is_answered_and_its_tokens_are_known() -> None:
+    # the script's three letters in place of <gave>42<given> are never asked for
+    done = answer(b"is ", CALL, b"6*7", CALLED, b"####", b"!")
+    assert done.parts == (
+        Part("text", "is "),
+        Part("python", "6*7"),
+        Part("python_output", "42"),
+        Part("text", "!"),
+    )
+    assert done.text == "is !"
+    assert [done.ids[i] for i in sorted(done.forced)] == [GAVE, *b"42", GIVEN]
+    assert min(done.forced) == done.ids.index(CALLED) + 1
+    rendered, _ = chat.render(CHATTY, (*ASKED.messages, Message("assistant", done.parts)))
+    asked = chat.ask(CHATTY, ASKED.messages)
+    assert rendered == [*asked, *done.ids, TURN_END]
+
+
+def test_without_a_result_the_model_goes_on() -> None:
+    done = answer(CALL, b"6/0", CALLED, b"hm")
+    assert done.parts == (Part("python", "6/0"), Part("text", "hm"))
+    assert not done.forced
+
+
+def test_an_answer_cut_within_a_tool_is_cut() -> None:
+    done = answer(CALL, b"6*7", CALLED, max_new_tokens=7)
+    assert (len(done.ids), done.finish, done.text) == (7, "length", "")
+    assert done.parts == (Part("python", "6*7"), Part("python_output", "4"))
+    done = answer(CALL, b"6*7", CALLED, max_new_tokens=3)
+    assert done.parts == (Part("python", "6*"),)
+
+
+def test_what_only_a_tool_may_say_is_no_part_of_its_own() -> None:
+    done = answer(b"a", GAVE, b"42", GIVEN, b"b")
+    assert done.parts == (Part("text", "a42b"),)
+    assert not done.forced
+
+
+def test_special_tokens_are_no_text() -> None:
+    user_start = CHATTY.special_tokens["<|user_start|>"]
+    assert answer(b"a", user_start, b"b").text == "ab"
+    done = answer(b"a", CALL, b"1+1", CALLED, b"b", prompt=Prompt(text=""))
+    assert done.parts == (Part("text", "a1+1b"),)  # a plain text has no calculator
+    assert not done.forced
+
+
+def test_a_stop_string_does_not_count_inside_a_call() -> None:
+    model = Speaker(ASKED, [CALL, *b"6*7", CALLED, *b"####", *b"a*b"])
+    (done,) = model.generate(ASKED, Sampling(stop=("*",)))
+    assert (done.text, done.finish) == ("a", "stop")
+
+
+def test_pieces_show_tools_and_a_stream_the_text_alone() -> None:
+    model = Speaker(ASKED, [*b"a", CALL, *b"6*7", CALLED, *b"####", *"é".encode()])
+    pieces = list(Writing(model, [ASKED], Sampling()).pieces())
+    assert pieces == [
+        Piece(0, "text", "a"),
+        *[Piece(0, "python", letter) for letter in "6*7"],
+        *[Piece(0, "python_output", letter) for letter in "42"],
+        Piece(0, "text", "é"),
+    ]
+    assert list(model.generate(ASKED, stream=True)) == [(0, "a"), (0, "é")]
+
+
+def test_a_character_that_a_mark_breaks_off_is_shown_as_such() -> None:
+    done = answer("é".encode()[:1], CALL, b"1", CALLED)
+    assert done.parts[0] == Part("text", "\ufffd")

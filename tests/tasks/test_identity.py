@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lmkit.errors import LMKitError
+from lmkit.config import build
+from lmkit.errors import ConfigError, LMKitError
 from lmkit.prompts import Completion
 from lmkit.tasks.identity import SAYINGS, Facts, Identity
 
@@ -139,3 +140,12 @@ def test_a_file_that_is_not_there_or_two(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("name: B")
     with pytest.raises(LMKitError, match="2 files of facts; name one"):
         Identity("*.yaml", folder=str(tmp_path))
+
+
+def test_facts_may_stand_in_the_experiment_itself() -> None:
+    facts = {"name": "Pip", "data": "books"}
+    inline = build({"class": "lmkit.tasks.identity.Identity", "facts": facts})
+    answers = {problem.solution.text for problem in inline.problems("all") if problem.solution}
+    assert {"I am Pip.", "I was trained on books."} <= answers
+    with pytest.raises(ConfigError, match="did you mean 'name'"):
+        build({"class": "lmkit.tasks.identity.Identity", "facts": {"nme": "Pip"}})

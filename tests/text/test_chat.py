@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmkit.errors import DataError, TokenizerError
+from lmkit.errors import DataError
 from lmkit.prompts import Message, Part, Prompt
 from lmkit.text import chat
 from lmkit.text.chat import ToolIds
@@ -290,68 +290,3 @@ def test_a_turn_of_tools_only_needs_a_template_with_tools() -> None:
     with pytest.raises(DataError, match="'chatml' leaves out turn 2, the assistant's.*nanochat"):
         chat.render(TOKENIZERS["chatml"], calls)
     assert trained(TOKENIZERS["chatml"], [USER, SUM]) == ["Let me see: <|im_end|>"]
-
-
-# --- what a template must not do ---------------------------------------------------------------
-
-TURN = "{{ message.role }}: {{ message.content }}{{ eos_token }}"
-
-
-@pytest.mark.parametrize(
-    ("loop", "said"),
-    [
-        (TURN, "does not mark what the assistant says.*; put {% generation %}...{% endgeneration"),
-        (
-            "{% generation %}{{ 'U' if message.role == 'user' else 'A' }}{{ cut }}"
-            "{{ message.content }}{{ eos_token }}{% endgeneration %}",
-            "does not train just what the assistant says",
-        ),
-        (
-            "{% generation %}" + TURN + "{% endgeneration %}",
-            "writes a turn otherwise.*add_generation_prompt gives stands before {% generation %}",
-        ),
-        (
-            "{% if message.role == 'user' %}U{{ message.content }}{% else %}A"
-            "{% generation %}{{ message.content }}{% endgeneration %}{{ eos_token }}{% endif %}",
-            "does not train a special token that ends.*would never learn to stop",
-        ),
-        (
-            "{% if message.role == 'user' %}U{{ message.content }}{% else %}A"
-            "{% generation %}{{ message.content }}!{% endgeneration %}{% endif %}",
-            "does not train a special token that ends",
-        ),
-        (
-            "{% if message.role == 'user' %}U{{ message.content }}{% else %}A{% generation %}"
-            "{{ message.content }}{{ eos_token }}{% endgeneration %}{% endif %}"
-            "{{ messages|length }}",
-            "writes a turn otherwise when the conversation goes on",
-        ),
-        (
-            "{{ bos_token }}{% if message.role == 'user' %}U{{ message.content }}{% else %}A"
-            "{% generation %}{{ message.content }}{{ eos_token }}{% endgeneration %}{% endif %}",
-            "writes bos more than once",
-        ),
-        ("{{ message.role }}", "cannot render a plain conversation: .* leaves out turn 1, the us"),
-        (
-            "{{ message.content|tojson }}",
-            "cannot render a plain conversation: .* leaves out turn 1, the us",
-        ),
-        ("{{ raise_exception('no system') }}", "cannot render .*conversation: no system"),
-    ],
-)
-def test_templates_that_break_a_rule_are_refused_at_once(loop: str, said: str) -> None:
-    source = (
-        "{{ bos_token }}{% for message in messages %}" + loop + "{% endfor %}"
-        "{% if add_generation_prompt %}A{% endif %}"
-    )
-    with pytest.raises(TokenizerError, match=f"^inline template: the chat template .*{said}"):
-        Tiktoken("gpt2", chat=source)
-
-
-def test_a_tokenizer_without_the_templates_tokens() -> None:
-    tokenizer = Byte()
-    tokenizer.chat = packaged()["chatml"]
-    with pytest.raises(
-        TokenizerError, match=r"chatml.jinja: .*<\|im_start\|>, which is no special"
-    ):
-        chat.end_ids(tokenizer)

@@ -195,3 +195,66 @@ def test_other_templates_are_other_tokenizers() -> None:
     formats = [*(name for name in packaged() if name not in ("chatml", "llama3")), None]
     found = {Tiktoken("python4k", special_tokens=every, chat=name).fingerprint for name in formats}
     assert len(found) == len(formats) - 1  # nanochat is the default
+
+
+TURN = "{{ message.role }}: {{ message.content }}{{ eos_token }}"
+
+
+@pytest.mark.parametrize(
+    ("loop", "said"),
+    [
+        (TURN, "does not mark what the assistant says.*; put {% generation %}...{% endgeneration"),
+        (
+            "{% generation %}{{ 'U' if message.role == 'user' else 'A' }}{{ cut }}"
+            "{{ message.content }}{{ eos_token }}{% endgeneration %}",
+            "does not train just what the assistant says",
+        ),
+        (
+            "{% generation %}" + TURN + "{% endgeneration %}",
+            "writes a turn otherwise.*add_generation_prompt gives stands before {% generation %}",
+        ),
+        (
+            "{% if message.role == 'user' %}U{{ message.content }}{% else %}A"
+            "{% generation %}{{ message.content }}{% endgeneration %}{{ eos_token }}{% endif %}",
+            "does not train a special token that ends.*would never learn to stop",
+        ),
+        (
+            "{% if message.role == 'user' %}U{{ message.content }}{% else %}A"
+            "{% generation %}{{ message.content }}!{% endgeneration %}{% endif %}",
+            "does not train a special token that ends",
+        ),
+        (
+            "{% if message.role == 'user' %}U{{ message.content }}{% else %}A{% generation %}"
+            "{{ message.content }}{{ eos_token }}{% endgeneration %}{% endif %}"
+            "{{ messages|length }}",
+            "writes a turn otherwise when the conversation goes on",
+        ),
+        (
+            "{{ bos_token }}{% if message.role == 'user' %}U{{ message.content }}{% else %}A"
+            "{% generation %}{{ message.content }}{{ eos_token }}{% endgeneration %}{% endif %}",
+            "writes bos more than once",
+        ),
+        ("{{ message.role }}", "cannot render a plain conversation: .* leaves out turn 1, the us"),
+        (
+            "{{ message.content|tojson }}",
+            "cannot render a plain conversation: .* leaves out turn 1, the us",
+        ),
+        ("{{ raise_exception('no system') }}", "cannot render .*conversation: no system"),
+    ],
+)
+def test_templates_that_break_a_rule_are_refused_at_once(loop: str, said: str) -> None:
+    source = (
+        "{{ bos_token }}{% for message in messages %}" + loop + "{% endfor %}"
+        "{% if add_generation_prompt %}A{% endif %}"
+    )
+    with pytest.raises(TokenizerError, match=f"^inline template: the chat template .*{said}"):
+        Tiktoken("gpt2", chat=source)
+
+
+def test_a_tokenizer_without_the_templates_tokens() -> None:
+    tokenizer = Byte()
+    tokenizer.chat = packaged()["chatml"]
+    with pytest.raises(
+        TokenizerError, match=r"chatml.jinja: .*<\|im_start\|>, which is no special"
+    ):
+        chat.end_ids(tokenizer)

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     failures: list[LMKitError] = []
     for kind in [asked] if asked else KINDS:
         entries, failures = find(kind)
-        print(f"{kind}, for `{KINDS[kind].key}:`\n")
+        print(f"{kind}, for {KINDS[kind].place}\n")
         for entry in entries:
             _show(entry, sized=asked == "models")
         print()
