@@ -144,6 +144,13 @@ class Completion:
     forced: frozenset[int] = frozenset()
     end: int | None = None
 
+    @property
+    def transcript(self) -> str:
+        """All that was written, the tools too: `[12 * 7 = 84] 12 * 7 = 84`."""
+        brackets = {"text": "{}", "python": "[{}", "python_output": " = {}] "}
+        told = "".join(brackets[part.type].format(part.text) for part in self.parts)
+        return told or self.text
+
 
 def _check_keys(value: Mapping[str, Any], at: str) -> None:
     for key in value:

@@ -12,7 +12,7 @@ from lmkit.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from lmkit.cli.eval_report import Asked
     from lmkit.config import Spec
-    from lmkit.data import MixedRows, Rows
+    from lmkit.data.stream import RowSource
     from lmkit.evals import Task
     from lmkit.model import LMBase
     from lmkit.train.checkpoint import Checkpoint
@@ -173,7 +173,7 @@ def _ask(model: LMBase, task: Task, arguments: argparse.Namespace, world: World)
 
 def _text(
     checkpoint: Checkpoint, model: LMBase, arguments: argparse.Namespace
-) -> tuple[Rows | MixedRows, int] | None:
+) -> tuple[RowSource, int] | None:
     """The rows to measure bits per byte on, and how many; None if that is not asked for."""
     from lmkit.cli.eval_text import rows_of_file, rows_of_stage
 

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 
 from lmkit.config import Experiment, Stage, build
-from lmkit.data import BatchStream, MixedRows, Rows, TextFiles, open_rows, prepare
+from lmkit.data import BatchStream, TextFiles, open_rows, prepare
+from lmkit.data.stream import RowSource
 from lmkit.errors import CheckpointError, DataError
 from lmkit.model import LMBase
 from lmkit.text import Batch
@@ -15,7 +16,7 @@ from lmkit.train.plugin_code import class_names, is_ours
 from lmkit.train.world import World
 
 
-def rows_of_file(path: str, model: LMBase) -> tuple[Rows | MixedRows, int]:
+def rows_of_file(path: str, model: LMBase) -> tuple[RowSource, int]:
     """A whole text file in rows as long as the model's context, and how many there are."""
     tokenizer = model.need_tokenizer()
     store = prepare(TextFiles(path, holdout=0), tokenizer, "all", max_len=model.max_len)
@@ -23,9 +24,7 @@ def rows_of_file(path: str, model: LMBase) -> tuple[Rows | MixedRows, int]:
     return rows, rows.rows_per_epoch
 
 
-def rows_of_stage(
-    checkpoint: Checkpoint, model: LMBase, trust_code: bool
-) -> tuple[Rows | MixedRows, int]:
+def rows_of_stage(checkpoint: Checkpoint, model: LMBase, trust_code: bool) -> tuple[RowSource, int]:
     """The held-out rows that the checkpoint's stage was measured on, and how many of them were.
 
     Relative paths are looked up in the current folder: a checkpoint does not know where its YAML
@@ -59,7 +58,7 @@ def rows_of_stage(
     return rows, min(rows.rows_per_epoch, max(1, stage.evaluate.tokens // model.max_len))
 
 
-def batches_of(rows: Rows | MixedRows, count: int, batch: int, world: World) -> Iterator[Batch]:
+def batches_of(rows: RowSource, count: int, batch: int, world: World) -> Iterator[Batch]:
     """This rank's share of the first `count` rows."""
     return BatchStream(
         rows,

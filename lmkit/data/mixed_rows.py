@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from lmkit.data.layout import shuffled
-from lmkit.data.mixture import MixedStores
+from lmkit.data.mixture import MixedStores, Store
 from lmkit.data.rows import Rows
+from lmkit.data.sharded import ShardedStore
+from lmkit.data.sharded_rows import ShardedRows
 from lmkit.data.store import TokenStore
 from lmkit.text import Batch, Tokenizer
 
@@ -33,7 +35,13 @@ class MixedRows:
         rows_per_epoch: as many rows as all sources have.
     """
 
-    def __init__(self, rows: Sequence[Rows], weights: Sequence[float], *, seed: int | None) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Rows | ShardedRows],
+        weights: Sequence[float],
+        *,
+        seed: int | None,
+    ) -> None:
         if len({(part.width, part.numbered) for part in rows}) != 1:
             raise ValueError("the rows of a mixture must agree on width and on numbered documents")
         self.parts = list(rows)
@@ -44,7 +52,7 @@ class MixedRows:
 
     def batch(self, first_row: int, count: int) -> Batch:
         """Rows first_row..first_row + count of the stream, (count, width)."""
-        picked: list[tuple[Rows, int]] = []
+        picked: list[tuple[Rows | ShardedRows, int]] = []
         for number in range(first_row, first_row + count):
             period, place = divmod(number, PERIOD)
             sources, ranks = self._period(period)
@@ -63,14 +71,14 @@ class MixedRows:
 
 
 def open_rows(
-    store: TokenStore | MixedStores,
+    store: Store,
     *,
     width: int,
     seed: int | None,
     tokenizer: Tokenizer,
     isolate: bool = False,
     pack: bool = True,
-) -> Rows | MixedRows:
+) -> Rows | ShardedRows | MixedRows:
     """The rows of what `prepare` gave; arguments as those of `Rows`.
 
     In a mixture with packed prompts the texts are isolated too: a batch numbers its documents or
@@ -78,14 +86,16 @@ def open_rows(
     """
     if isinstance(store, MixedStores):
         isolate = isolate or (pack and store.prompts)
-        stores = store.stores
-    else:
-        stores = [store]
     layout: dict[str, Any] = {"tokenizer": tokenizer, "isolate": isolate, "pack": pack}
-    rows = [Rows(part, width, seed=seed, **layout) for part in stores]
+
+    def lay_out(part: TokenStore | ShardedStore) -> Rows | ShardedRows:
+        if isinstance(part, ShardedStore):
+            return ShardedRows(part, width, seed=seed, **layout)
+        return Rows(part, width, seed=seed, **layout)
+
     if isinstance(store, MixedStores):
-        return MixedRows(rows, store.weights, seed=seed)
-    return rows[0]
+        return MixedRows([lay_out(part) for part in store.stores], store.weights, seed=seed)
+    return lay_out(store)
 
 
 def _shares(weights: Sequence[float], period: int) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lmkit.data.cache import fingerprint_of
 from lmkit.data.holdout import Split
+from lmkit.data.sharded import ShardedStore
 from lmkit.data.sources import Source
 from lmkit.data.store import TokenStore
 from lmkit.errors import ConfigError
@@ -70,11 +71,13 @@ class MixedStores:
     """The prepared sources of a mixture, those without a document left out.
 
     Attributes:
-        stores: a TokenStore a source.
+        stores: the store of each source.
         weights: of the same sources.
     """
 
-    def __init__(self, stores: Sequence[TokenStore], weights: Sequence[float]) -> None:
+    def __init__(
+        self, stores: Sequence[TokenStore | ShardedStore], weights: Sequence[float]
+    ) -> None:
         kept = [pair for pair in zip(stores, weights, strict=True) if pair[0].document_count]
         self.stores = [store for store, _ in kept]
         self.weights = [weight for _, weight in kept]
@@ -103,3 +106,7 @@ class MixedStores:
     def notes(self) -> dict[str, Any]:
         """The notes of each source that has any, under its description."""
         return {store.about: store.notes for store in self.stores if store.notes}
+
+
+Store = TokenStore | ShardedStore | MixedStores
+"""What `prepare` gives: of a source, of one that is read shard by shard, of a mixture."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -12,6 +13,21 @@ from lmkit.errors import DataError
 from lmkit.text import Batch, Piece, Sample, Tokenizer
 
 SHORTEST_ROW = 3  # below that a row may hold no text at all
+
+
+class Checked(Protocol):
+    """A store that sees when its files are cut."""
+
+    def check(self) -> None: ...
+
+
+class AnyRows(Protocol):
+    """What a Batch can be assembled of: `Rows`, and those of a store in shards."""
+
+    @property
+    def store(self) -> Checked: ...
+
+    def samples(self, number: int) -> list[Sample]: ...
 
 
 class Rows:
@@ -71,7 +87,7 @@ class Rows:
         numbers = range(first_row, first_row + count)
         return self.assemble([(self, number) for number in numbers])
 
-    def assemble(self, picked: Sequence[tuple[Rows, int]]) -> Batch:
+    def assemble(self, picked: Sequence[tuple[AnyRows, int]]) -> Batch:
         """One Batch of (rows, number) pairs; other Rows among them have the same width."""
         for rows in {rows for rows, _ in picked}:
             rows.store.check()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from lmkit.data.layout import hashed
-from lmkit.data.rows import Rows
+from lmkit.data.rows import AnyRows, Rows
 from lmkit.data.sharded import ShardedStore
 from lmkit.errors import DataError
 from lmkit.text import Batch, Sample, Tokenizer
@@ -65,7 +65,7 @@ class ShardedRows:
         numbers = range(first_row, first_row + count)
         return self.assemble([self._find(number) for number in numbers])
 
-    def assemble(self, picked: Sequence[tuple[Rows | ShardedRows, int]]) -> Batch:
+    def assemble(self, picked: Sequence[tuple[AnyRows, int]]) -> Batch:
         """One Batch of (rows, number) pairs, as `Rows.assemble`."""
         return self._rows(0).assemble(picked)
 

@@ -11,9 +11,11 @@ from lmkit.text import Batch
 
 
 class RowSource(Protocol):
-    """What a stream reads: `Rows`, `MixedRows`, or a user's own."""
+    """What a stream reads: what `open_rows` gives, or a user's own."""
 
-    rows_per_epoch: int
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows of one pass over the data."""
 
     def batch(self, first_row: int, count: int) -> Batch:
         """Rows first_row..first_row + count of an endless stream, a pure function."""

@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,8 @@ from tqdm import tqdm
 
 from lmkit.data.cache import cache_folder, fingerprint_of, publish
 from lmkit.data.holdout import Split
-from lmkit.data.mixture import MixedStores, Mixture
+from lmkit.data.mixture import MixedStores, Mixture, Share, Store
+from lmkit.data.sharded import ShardedStore
 from lmkit.data.shards import TokenShards
 from lmkit.data.sources import Source
 from lmkit.data.store import FORMAT, StoreWriter, TokenStore
@@ -45,9 +47,10 @@ def prepare(
     include_prompts: bool = True,
     max_len: int,
     pairs: bool = False,
+    whole: bool = True,
     cache: Path | None = None,
     progress: bool = True,
-) -> TokenStore | MixedStores:
+) -> Store:
     """The tokens of one split of a source, from the cache if they were made before.
 
     The cache's key is the source's content and settings, the tokenizer and the format; for prompts
@@ -58,6 +61,8 @@ def prepare(
         include_prompts: train what is asked too, not the answers only (texts: no matter).
         max_len: prompts are trimmed to max_len + 1 tokens (texts: no matter).
         pairs: the prompts are preferences, `{prompt, chosen, rejected}`: see `lmkit.text.pairs`.
+        whole: False: of a source in shards make the first only, and the others while it is used;
+            until then the number of rows is an estimate.
         cache: default `cache_folder()`.
         progress: show a bar on stderr.
 
@@ -68,10 +73,11 @@ def prepare(
     """
     cache = cache or cache_folder()
     options = _Options(include_prompts, max_len, pairs, cache, progress)
+    parts = source.shares if isinstance(source, Mixture) else [Share(source)]
+    stores = [_prepare_part(part.source, tokenizer, split, options, whole) for part in parts]
     if isinstance(source, Mixture):
-        stores = [_prepare(share.source, tokenizer, split, options) for share in source.shares]
         return MixedStores(stores, [share.weight for share in source.shares])
-    return _prepare(source, tokenizer, split, options)
+    return stores[0]
 
 
 def find_prepared(
@@ -97,6 +103,28 @@ class _Options(NamedTuple):
     pairs: bool
     cache: Path
     progress: bool
+    threads: int = os.cpu_count() or 1
+
+
+def _prepare_part(
+    source: Source, tokenizer: Tokenizer, split: Split, options: _Options, whole: bool
+) -> TokenStore | ShardedStore:
+    """The tokens of a source that is no mixture."""
+    shards = source.shards(split)
+    if shards is None:
+        return _prepare(source, tokenizer, split, options)
+    later = options._replace(progress=False)
+    if not whole:  # the other threads are the training's
+        later = later._replace(threads=max(1, options.threads // 4))
+    makers = [
+        partial(_prepare, shard, tokenizer, "all", later if number else options)
+        for number, shard in enumerate(shards)
+    ]
+    store = ShardedStore(makers, source.describe())
+    store.shard(0)
+    if whole:
+        store.complete(options.progress)
+    return store
 
 
 def _prepare(source: Source, tokenizer: Tokenizer, split: Split, options: _Options) -> TokenStore:
@@ -121,10 +149,11 @@ def _prepare(source: Source, tokenizer: Tokenizer, split: Split, options: _Optio
         )
         with StoreWriter(aside, tokenizer, prompts=prompts) as writer, bar:
             parts = _parts(source.documents(split), whole=prompts)
-            notes = _tokenise(parts, encode, writer, bar)
+            notes = _tokenise(parts, encode, writer, bar, options.threads)
             writer.finish(source.describe(), notes)
 
-    return TokenStore(publish(folders["prompts" if prompts else "texts"], write))
+    folder = folders["prompts" if prompts else "texts"]
+    return TokenStore(publish(folder, write, quiet=not options.progress))
 
 
 def _folders(
@@ -198,7 +227,7 @@ def _prompt_encoder(tokenizer: Tokenizer, options: _Options) -> _Encode:
 
 
 def _tokenise(
-    parts: Iterable[_Part], encode: _Encode, writer: StoreWriter, bar: tqdm[Any]
+    parts: Iterable[_Part], encode: _Encode, writer: StoreWriter, bar: tqdm[Any], threads: int
 ) -> dict[str, Any]:
     """Encode and write all parts in their order.
 
@@ -210,7 +239,7 @@ def _tokenise(
     def encode_chunk(chunk: list[_Part]) -> list[_Encoded]:
         return [_located(encode, part) for part in chunk]
 
-    for encoded in _in_parallel(encode_chunk, _chunks(parts)):
+    for encoded in _in_parallel(encode_chunk, _chunks(parts), threads):
         for part, ids, mask, found in encoded:
             writer.write(ids, mask)
             if part.last:
@@ -270,10 +299,9 @@ def _located(encode: _Encode, part: _Part) -> _Encoded:
 
 
 def _in_parallel(
-    work: Callable[[list[_Part]], list[_Encoded]], chunks: Iterable[list[_Part]]
+    work: Callable[[list[_Part]], list[_Encoded]], chunks: Iterable[list[_Part]], threads: int
 ) -> Iterator[list[_Encoded]]:
     """`work` of each chunk, in order; a few are under way at once, so memory stays bounded."""
-    threads = os.cpu_count() or 1
     waiting: deque[Future[list[_Encoded]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for chunk in chunks:

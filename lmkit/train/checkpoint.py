@@ -144,8 +144,23 @@ class Checkpoint:
             return None
         return load_tokenizer(self.folder / "tokenizer")
 
+    def check_tokenizer(self, model: LMBase) -> None:
+        """Make sure that the model's ids mean what they meant to these weights."""
+        saved = self.tokenizer()
+        if saved is None or model.tokenizer is None:
+            return
+        if saved.fingerprint != model.tokenizer.fingerprint:
+            raise CheckpointError(
+                f"its tokenizer ({saved.vocab_size:,} ids) is not the experiment's "
+                f"({model.tokenizer.vocab_size:,}): the same id would mean other text",
+                hint=f"tokenizer: {{class: lmkit.text.tokenizer.Tiktoken, "
+                f"ranks: {self.folder / 'tokenizer'}}}",
+                at=self.folder,
+            )
+
     def check_weights(self, model: LMBase) -> None:
         """Make sure that `load_weights` would succeed; changes nothing."""
+        self.check_tokenizer(model)
         read_fitting(model, self.folder / MODEL)
 
     def load_weights(self, model: LMBase, *, adopt_dtypes: bool = False) -> None:
@@ -154,6 +169,7 @@ class Checkpoint:
         Args:
             adopt_dtypes: let the model take the checkpoint's dtypes instead.
         """
+        self.check_tokenizer(model)
         load_into(model, self.folder / MODEL, adopt_dtypes=adopt_dtypes)
 
     def load_optimizers(self, optimizers: OptimizerSet) -> None:

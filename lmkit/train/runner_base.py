@@ -167,7 +167,11 @@ class LMRunnerBase(ByHand):
             temperature=0.8, top_k=50, max_new_tokens=wishes.max_new_tokens, seed=self.seed
         )
         completions = self.model.generate(prompts, sampling)
-        return [(completion.prompt, completion.text) for completion in completions]
+        ends = ["" for _ in wishes.samples] + ["\n" for _ in asked]
+        return [
+            (completion.prompt + end, completion.transcript)
+            for completion, end in zip(completions, ends, strict=True)
+        ]
 
     def _learn(self, batch: Batch, clip: float | None) -> Step:
         try:

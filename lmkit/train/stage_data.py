@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from lmkit.config import Experiment, Stage, blame, build
-from lmkit.data import MixedStores, TokenStore, prepare
+from lmkit.data import prepare
+from lmkit.data.mixture import Store
 from lmkit.errors import DataError
 from lmkit.model import LMBase
 
@@ -20,7 +21,6 @@ NOTES = {
     "without_target": "have nothing to train on within max_len and are left out",
     "empty": "are empty and left out",
 }
-Store = TokenStore | MixedStores
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def prepare_stage_data(
         max_len=model.max_len,
         pairs=pairs,
     )
-    train = stores(source, split="train")
+    # epochs are counted in rows, which a source in shards has when all of them are there
+    train = stores(source, split="train", whole=stage.epochs is not None)
     if stage.validation is None:
         validation = stores(source, split="validation")
     else:

@@ -8,7 +8,7 @@ from dataclasses import fields
 from torch import nn
 
 from lmkit.config import Experiment, Spec, Stage, build
-from lmkit.data import BatchStream, MixedRows, Rows, open_rows
+from lmkit.data import BatchStream, open_rows
 from lmkit.data.stream import RowSource
 from lmkit.errors import ConfigError, did_you_mean
 from lmkit.evals.bits_per_byte import BitsPerByte
@@ -43,7 +43,7 @@ class StageRun:
         plan: StagePlan,
         objective: Objective,
         rows: RowSource,
-        validation: Rows | MixedRows | None,
+        validation: RowSource | None,
         schedule: Schedule,
         tasks: Sequence[Task] = (),
     ) -> None:
@@ -170,7 +170,7 @@ class StageRun:
         )
 
 
-def _validation_rows(data: StageData, stage: Stage, model: LMBase) -> Rows | MixedRows | None:
+def _validation_rows(data: StageData, stage: Stage, model: LMBase) -> RowSource | None:
     if not data.validation:
         return None
     return open_rows(

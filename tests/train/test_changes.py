@@ -213,3 +213,23 @@ def test_settings_are_checked_from_python_too() -> None:
     runner = BasicModelRunner(Plain, precision="fp8")
     with pytest.raises(ConfigError, match="no precision 'fp8'"):
         runner.initialize("cpu", tokenizer=Byte())
+
+
+def test_weights_are_not_given_to_another_tokenizer(
+    experiment_file: Path, lmkit: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    short = ["stages.pretrain.steps=1", "stages.sft.epochs=", "stages.sft.steps=1"]
+    assert lmkit("train", experiment_file, *short).returncode == 0
+    folder = experiment_file.parent
+    # as many ids as Byte has, and other ones
+    (folder / "turned.py").write_text(
+        "from lmkit.text import Byte\n\n\nclass Turned(Byte):\n"
+        "    def encode(self, text, allow_special=False):\n"
+        "        return [255 - byte for byte in text.encode()]\n\n"
+        "    def vocabulary(self):\n"
+        "        *tokens, end = super().vocabulary()\n        return [*reversed(tokens), end]\n"
+    )
+    other = ["tokenizer=turned.Turned", "name=other", f"out={folder}/other"]
+    done = lmkit("train", experiment_file, *short, *other, f"stages.pretrain.init_from={folder}/run")
+    assert done.returncode == 3, done.stderr
+    assert "its tokenizer (257 ids) is not the experiment's (257)" in done.stderr
