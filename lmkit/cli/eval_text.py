@@ -72,13 +72,13 @@ def batches_of(rows: RowSource, count: int, batch: int, world: World) -> Iterato
 
 def _stage(checkpoint: Checkpoint, trust_code: bool) -> Stage:
     stages = checkpoint.experiment.get("stages", ())
-    plain = next((each for each in stages if each["name"] == checkpoint.stage), None)
+    plain = next((each for each in stages if each.get("name") == checkpoint.stage), None)
     if plain is None:
         hint = "name a text file: --bits-per-byte FILE"
         raise CheckpointError(
             "it does not say what it was trained on", hint=hint, at=checkpoint.folder
         )
-    for name in class_names([plain["data"], plain["validation"]]):
+    for name in class_names([plain.get("data"), plain.get("validation")]):
         if not (is_ours(name) or trust_code):
             raise CheckpointError(
                 f"its data is read by {name}, which is not lmkit's",

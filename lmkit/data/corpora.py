@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lmkit.data.cache import fingerprint_of
+from lmkit.data.columns import Columns
 from lmkit.data.downloads import Downloads
 from lmkit.data.files import reading
 from lmkit.data.holdout import Split, check_holdout, share_of, split_documents
 from lmkit.data.hub import HubRepo
 from lmkit.data.known import known
 from lmkit.data.remote import Place, WebFolder
-from lmkit.data.sources import Columns, Source
+from lmkit.data.sources import Source
 from lmkit.errors import ConfigError, DataError
 from lmkit.prompts import Prompt
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lmkit.data.cache import fingerprint_of
+from lmkit.data.columns import Columns
 from lmkit.data.holdout import Split, check_holdout, share_of, split_documents
 from lmkit.data.remote import Place
-from lmkit.data.sources import Columns, FileSource, JsonLines, Parquet, Source, TextFiles
+from lmkit.data.sources import FileSource, JsonLines, Parquet, Source, TextFiles
 from lmkit.errors import ConfigError, DataError
 from lmkit.prompts import Prompt
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lmkit.data.columns import Columns
 from lmkit.data.remote import Published
-from lmkit.data.sources import Columns
 from lmkit.errors import ConfigError, did_you_mean
 
 GB, MB = 10**9, 10**6

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lmkit.data.cache import file_digest, fingerprint_of
+from lmkit.data.columns import Columns
 from lmkit.data.files import Found, extra, find_files, open_lines, read_text, reading
 from lmkit.data.holdout import Split, check_holdout, share_of, split_documents
-from lmkit.errors import DataError, did_you_mean
+from lmkit.errors import DataError
 from lmkit.prompts import Message, Prompt
+
+logger = logging.getLogger(__name__)
 
 _PACKED = (".gz", ".zst", ".parquet")  # their size says little about the text in them
 
@@ -210,44 +214,6 @@ class TextFiles(FileSource):
             yield number - len(lines) + 1, "".join(lines)
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Which column of a table is which part of a prompt; none named: those of the same names."""
-
-    text: str | None = None
-    prompt: str | None = None
-    truth: str | None = None
-    messages: str | None = None
-    chosen: str | None = None
-    rejected: str | None = None
-
-    def settings(self) -> dict[str, str | None]:
-        """What decides which documents there are."""
-        later = ("chosen", "rejected")  # the fingerprints of before there were any still hold
-        about = asdict(self)
-        return {part: name for part, name in about.items() if name is not None or part not in later}
-
-    def prompt_of(self, row: Mapping[str, Any], at: str) -> Prompt:
-        """The row as a Prompt; columns that are not asked for are left alone.
-
-        Raises:
-            DataError: a column is missing or of the wrong type.
-        """
-        named = {part: column for part, column in asdict(self).items() if column is not None}
-        parts = named or {part: part for part in asdict(self) if part in row}
-        for column in parts.values():
-            if column not in row:
-                hint = did_you_mean(column, row) or f"it has {', '.join(map(repr, row))}"
-                raise DataError(f"there is no column {column!r}", hint=hint, at=at)
-        if not parts:
-            raise DataError(
-                f"no column is a prompt: {', '.join(map(repr, row))}",
-                hint="say which is which, such as prompt: question, truth: answer; or text: body",
-                at=at,
-            )
-        return Prompt.of({part: row[column] for part, column in parts.items()}, at=at)
-
-
 class Table(FileSource):
     """Rows with columns, each row a document: what `JsonLines` and `Parquet` have in common.
 
@@ -257,7 +223,8 @@ class Table(FileSource):
         truth: and its right answer;
         messages: or that is a conversation, a list of {role, content};
         chosen: with a prompt or a conversation: the preferred answer,
-        rejected: and the other one.
+        rejected: and the other one;
+        on_error: what becomes of a row that is no prompt: `raise`, or `skip` and count it.
     """
 
     def __init__(
@@ -270,24 +237,40 @@ class Table(FileSource):
         messages: str | None = None,
         chosen: str | None = None,
         rejected: str | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
         holdout: float = 0.05,
         folder: str | None = None,
     ) -> None:
         super().__init__(path, holdout=holdout, folder=folder)
         self.columns = Columns(text, prompt, truth, messages, chosen, rejected)
+        self.on_error = on_error
 
     def settings(self) -> dict[str, Any]:
-        return self.columns.settings()
+        later = {} if self.on_error == "raise" else {"on_error": self.on_error}
+        return {**self.columns.settings(), **later}
 
     @abstractmethod
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
-        """(place, row) of each row of a file."""
+        """(place, row) of each row of a file; a row as it was read."""
+
+    def parse(self, row: Any, at: str) -> Mapping[str, Any]:
+        """The row's columns; DataError if it has none."""
+        return row
 
     def keyed_documents(self) -> Iterator[tuple[str, Prompt]]:
         for file in self.files:
+            errors: list[DataError] = []
             for at, row in self.rows(file.path):
-                prompt = self.columns.prompt_of(row, at)
-                yield _content(prompt), prompt
+                try:
+                    prompt = self.columns.prompt_of(self.parse(row, at), at)
+                except DataError as error:
+                    if self.on_error == "raise":
+                        raise
+                    errors.append(error)
+                else:
+                    yield _content(prompt), prompt
+            if errors:
+                logger.warning("%s rows left out, the first: %s", f"{len(errors):,}", errors[0])
 
 
 class JsonLines(Table):
@@ -295,16 +278,17 @@ class JsonLines(Table):
 
     def rows(self, path: Path) -> Iterator[tuple[str, Any]]:
         for number, line in enumerate(open_lines(path), start=1):
-            at = f"{path}:{number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"not JSON: {error}", hint="one object a line", at=at) from error
-            if not isinstance(row, dict):
-                raise DataError(f"a JSON {type(row).__name__}, not an object", at=at)
-            yield at, row
+            if line.strip():
+                yield f"{path}:{number}", line
+
+    def parse(self, row: Any, at: str) -> Mapping[str, Any]:
+        try:
+            found = json.loads(row.removeprefix(b"\xef\xbb\xbf"))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"not JSON: {error}", hint="one object a line", at=at) from error
+        if not isinstance(found, dict):
+            raise DataError(f"a JSON {type(found).__name__}, not an object", at=at)
+        return found
 
 
 class Parquet(Table):

@@ -158,7 +158,8 @@ def _without_merges(pattern: str, chat: str | None, folder: str | None) -> Tikto
         try:
             return _with_chat(Path(place, RANKS_FILE), pattern, chat, folder)
         except TokenizerError as error:
-            error.at = None
+            if str(error.at).startswith(place):  # a file that nobody wrote, and is gone
+                error.at = None
             raise
 
 

@@ -88,7 +88,7 @@ def from_ranks(
             hint=r"end it with |[\s\S]",
             at=path,
         )
-    return with_special(encoding, special) if special else encoding
+    return with_special(encoding, special or {})
 
 
 def with_special(encoding: tiktoken.Encoding, special: Mapping[str, int]) -> tiktoken.Encoding:
@@ -97,6 +97,8 @@ def with_special(encoding: tiktoken.Encoding, special: Mapping[str, int]) -> tik
     Raises:
         TokenizerError: two tokens would share an id, or most ids would be unused.
     """
+    if not special:
+        return encoding
     special = {**encoding._special_tokens, **special}
     ids = [*encoding._mergeable_ranks.values(), *special.values()]
     if len(set(ids)) < len(ids) or min(ids) < 0 or max(ids) > 2 * len(ids):
@@ -116,5 +118,5 @@ def with_names(encoding: tiktoken.Encoding, names: Iterable[str]) -> tiktoken.En
     """The same encoding; those of the special tokens that it lacks follow its last id."""
     known = [*CHAT_TOKENS, *names]
     missing = sorted(set(names) - set(encoding._special_tokens), key=known.index)
-    special = {name: encoding.n_vocab + number for number, name in enumerate(missing)}
-    return with_special(encoding, special) if special else encoding
+    first = encoding.n_vocab
+    return with_special(encoding, {name: first + n for n, name in enumerate(missing)})

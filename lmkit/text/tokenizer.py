@@ -179,8 +179,7 @@ class Tiktoken(Tokenizer):
         folder: where a relative `ranks` or `chat` is looked up before the current folder.
 
     Raises:
-        TokenizerError: an unknown name, a download that fails, ranks or a template that cannot be
-            used.
+        TokenizerError: an unknown name, a download that fails, useless ranks, a wrong template.
     """
 
     def __init__(
@@ -207,8 +206,7 @@ class Tiktoken(Tokenizer):
         if ranks is None:
             if pattern is not None:
                 raise TokenizerError("'pattern' belongs to 'ranks', which is not given")
-            encoding = named(name or "gpt2")
-            encoding = with_special(encoding, special_tokens) if special_tokens else encoding
+            encoding = with_special(named(name or "gpt2"), special_tokens or {})
         elif name is not None:
             raise TokenizerError("give either 'name' or 'ranks', not both")
         else:
@@ -279,11 +277,8 @@ class Tiktoken(Tokenizer):
         return self.eos
 
     def settings(self) -> dict[str, Any]:
-        settings = {
-            "ranks": RANKS_FILE,
-            "pattern": self.encoding._pat_str,
-            "special_tokens": self.special_tokens,
-        }
+        settings: dict[str, Any] = {"ranks": RANKS_FILE, "pattern": self.encoding._pat_str}
+        settings["special_tokens"] = self.special_tokens
         if self._has_chat_tokens or self.chat != packaged()["plain"]:
             settings["chat"] = self.chat.source  # not the name: a checkpoint needs no file
         return settings

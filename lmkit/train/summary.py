@@ -69,8 +69,8 @@ class _Stage:
 
     def _of_task(self, task: str) -> str:
         """`0.850 ±0.025`: how it did last, and the standard error."""
-        values = [self.last.get(f"validation_{task}{end}", ())[-1:] for end in ("", "_stderr")]
-        return f"{values[0][0]:.3f} ±{values[1][0]:.3f}" if all(values) else "-"
+        value, error = (self.last.get(f"validation_{task}{end}") for end in ("", "_stderr"))
+        return f"{value[-1]:.3f} ±{error[-1]:.3f}" if value and error else "-"
 
 
 def summarize(path: str | Path) -> str:

@@ -130,13 +130,13 @@ class TestJsonLines:
         lines = [
             {"prompt": "q", "chosen": "a", "rejected": "b"},
             {"messages": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"},
-            {"messages": [{"role": "assistant", "content": parts}]},
+            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": parts}]},
         ]
         path = write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, lines)))
         plain, talk, tool = self.rows(path)
         assert plain == Prompt(prompt="q", chosen="a", rejected="b")
         assert talk.pair[1].messages == (Message("user", "q"), Message("assistant", "b"))
-        assert tool.messages[0].parts == (Part("python", "1+1"), Part("python_output", "2"))
+        assert tool.messages[1].parts == (Part("python", "1+1"), Part("python_output", "2"))
         other = write(tmp_path / "y.jsonl", '{"q": "q", "yes": "a", "no": "b"}\n')
         assert self.rows(other, prompt="q", chosen="yes", rejected="no") == [plain]
         with pytest.raises(DataError, match="y.jsonl:1: a preference lacks 'rejected'"):
@@ -223,10 +223,10 @@ class TestParquet:
         (document,) = Parquet(path).documents("all")
         assert document.messages == (Message("user", "hi"), Message("assistant", "ho"))
         parts = [{"type": "text", "text": "so "}, {"type": "python", "text": "1+1"}]
-        talk = [{"role": "assistant", "content": parts}]
+        talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": parts}]
         path = self.table(tmp_path / "y.parquet", {"messages": [talk]})
         (document,) = Parquet(path).documents("all")
-        assert document.messages[0].parts == (Part("text", "so "), Part("python", "1+1"))
+        assert document.messages[1].parts == (Part("text", "so "), Part("python", "1+1"))
 
     def test_errors_name_the_file_and_the_column(self, tmp_path: Path) -> None:
         path = self.table(tmp_path / "x.parquet", {"text": ["a", None]})
@@ -280,3 +280,33 @@ class TestInMemory:
             {"class": "lmkit.data.sources.InMemory", "prompts": ["a", {"text": "b"}], "holdout": 0}
         )
         assert texts(source, "train") == ["a", "b"]
+
+
+LINES = """\
+{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+not JSON
+{"messages": [{"role": "assistant", "content": "b"}]}
+[1]
+{"messages": [{"role": "user", "content": "c"}, {"role": "assistant", "content": ""}]}
+"""
+
+
+def test_lines_that_cannot_be_used_are_left_out_and_counted_where_that_is_wished(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "c.jsonl"
+    file.write_text(LINES)
+    found = list(JsonLines(str(file), on_error="skip").documents("all"))
+    assert [prompt.at for prompt in found] == [f"{file}:1"]
+    assert f"4 rows left out, the first: {file}:2: not JSON" in caplog.text
+    strict = JsonLines(str(file))
+    with pytest.raises(DataError, match=r"c.jsonl:2: not JSON"):
+        list(strict.documents("all"))
+    assert strict.fingerprint() != JsonLines(str(file), on_error="skip").fingerprint()
+
+
+def test_a_conversation_in_the_wrong_order_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "c.jsonl"
+    file.write_text(LINES.splitlines()[2])
+    with pytest.raises(DataError, match=r"c.jsonl:1: "):
+        list(JsonLines(str(file)).documents("all"))

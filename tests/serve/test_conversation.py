@@ -44,9 +44,9 @@ class Alphabet(LMBase):
         following[SPECIAL["<|assistant_start|>"]] = first
         self.following = nn.Parameter(following.float())
         self.read: list[int] = []
+        self.interrupt_at = -1  # Ctrl+C when so many tokens are read
         self.check()
         self.read.clear()
-        self.interrupt_at = -1
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         if len(self.read) == self.interrupt_at:
@@ -144,21 +144,22 @@ def test_a_question_without_an_answer_leaves_no_trace() -> None:
     said(talk, "two")
 
 
-@pytest.mark.parametrize("max_new_tokens", [5, 500])
-def test_the_oldest_turns_go_when_the_context_is_full(max_new_tokens: int) -> None:
-    """A turn has 13 ids with its answer, bos and system 5."""
-    room = 5 + 4 * 13
-    model = Alphabet(max_len=room)
+@pytest.mark.parametrize(("max_new_tokens", "visible"), [(5, 4), (500, 2)])
+def test_the_oldest_turns_go_when_the_context_is_full(max_new_tokens: int, visible: int) -> None:
+    """Four turns fill the context; an answer of any length leaves half of it to them."""
+    system = chat.ask(CHATTY, [Message("system", "hi"), Message("user", "0")])[:-4]
+    turn_length = len(chat.ask(CHATTY, [Message("user", "0")])) - 1 + len(b"vwxyz") + 1
+    model = Alphabet(max_len=len(system) + 4 * turn_length)
     talk = Conversation(model, Sampling(max_new_tokens=max_new_tokens), "hi")
-    visible = (4, 4, 4) if max_new_tokens == 5 else (2, 2, 2)
     for turn in range(6):
-        assert said(talk, f"<{turn}>") == "vwxyz"
-        starts = model.read.count(SPECIAL["<|user_start|>"])
+        assert said(talk, str(turn)) == "vwxyz"
+        read = model.take_read()
         if turn >= 4:
-            assert talk.unread == 2 * (turn + 1 - visible[0])
-            assert starts == visible[0]
-            assert model.read[0] == SPECIAL["<|user_start|>"]  # bos and system are the same
-        model.take_read()
+            oldest = turn + 1 - visible
+            assert talk.unread == 2 * oldest
+            # whole turns: bos, system and the mark of a turn are the same as before
+            assert read[:2] == [ord(str(oldest)), SPECIAL["<|user_end|>"]]
+            assert read.count(SPECIAL["<|user_start|>"]) == visible - 1
     assert len(talk.messages) == 13
     talk.reset()
     assert talk.unread == 0

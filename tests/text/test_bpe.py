@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmkit.errors import TokenizerError
-from lmkit.text.bpe import held_out, main, read_ranks, train, write_ranks
-from lmkit.text.tokenizer import Tiktoken
+from lmkit.text.bpe import read_ranks, train, write_ranks
 
 TEXTS = ["def f(x):\n        return x\n" * 20, "def g(y):\n        return y\n" * 20]
 
@@ -74,42 +73,3 @@ def test_a_cut_file_is_refused(tmp_path: Path, content: bytes) -> None:
         TokenizerError, match="of the 256 single bytes have no rank, the first is 0"
     ):
         read_ranks(tmp_path / "r")
-
-
-def test_the_command_trains_on_files_and_folders(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = tmp_path / "source"
-    (source / "skipped").mkdir(parents=True)
-    (source / "a.py").write_text(TEXTS[0])
-    (source / "b.txt").write_text("zq" * 500)
-    (source / "skipped" / "c.py").write_text("kw" * 500)
-    for i in range(50):
-        (source / f"n{i}.py").write_text("mv" if held_out(f"n{i}.py", 0.2) else TEXTS[1])
-    out = tmp_path / "own.tiktoken"
-    (source / "latin.py").write_bytes(b"\xe9kw" * 500)
-    extra = tmp_path / "extra"
-    extra.write_text("uj" * 500)
-    args = [str(source), str(extra), "--out", str(out), "--vocab-size", "280", "--glob", "*.py"]
-    assert main([*args, "--without", "skipped", "--holdout", "0.2"]) == 0
-    assert "280 entries from 43 files, 1 that are not UTF-8 left out" in capsys.readouterr().out
-    ranks = read_ranks(out)
-    assert b"uj" in ranks
-    assert not {b"zq", b"kw", b"mv"} & set(ranks)
-    tokenizer = Tiktoken(ranks=out)
-    assert tokenizer.vocab_size == 280
-    assert tokenizer.decode(tokenizer.encode(TEXTS[0])) == TEXTS[0]
-
-
-def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path), "--out", str(tmp_path / "o")]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: no files to train on")
-    assert main([str(tmp_path / "gone"), "--out", str(tmp_path / "o")]) == 2
-    assert "gone" in capsys.readouterr().err
-    assert not (tmp_path / "o").exists()
-
-
-def test_about_the_asked_share_is_held_out() -> None:
-    share = sum(held_out(f"{i}.py", 0.05) for i in range(10_000)) / 10_000
-    assert 0.04 < share < 0.06
-    assert not any(held_out(f"{i}.py", 0.0) for i in range(100))

@@ -91,6 +91,7 @@ def test_an_evaluation_joins_the_line_of_its_step(
         metrics.step(2, loss(2), tokens=1, seconds=1)
     found = [(line["step"], line.get("validation_bits_per_byte")) for line in lines(tmp_path)]
     assert found == [(0, 8.0), (1, 1.5), (2, None)]
+    assert [line.get("samples") for line in lines(tmp_path)] == [None, [["def ", "main():"]], None]
     said = capsys.readouterr().err
     assert "step 1, validation: bits_per_byte 1.5000" in said
     assert "def main():" in said
