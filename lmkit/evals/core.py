@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lmkit.errors import ConfigError
 from lmkit.evals.core_bundle import CoreTask, fetched_bundle, read_bundle
+from lmkit.evals.core_forms import Row
 from lmkit.evals.spans import judge
 from lmkit.evals.suite import TaskResult, centered_mean
 from lmkit.model import LMBase
@@ -68,8 +69,9 @@ def evaluate_core(
         raise ConfigError(f"limit is {limit}", hint="it must be 1 or more", key="limit")
     results = []
     for task in read_bundle(fetched_bundle() if folder is None else Path(folder).expanduser()):
-        numbers = range(len(task.rows))[:limit]
-        right, cut = _solve(model, task, numbers[rank::size])
+        rows = task.read()
+        numbers = range(len(rows))[:limit]
+        right, cut = _solve(model, task, rows, numbers[rank::size])
         right, cut = add([right, cut])
         results.append(_result(task, len(numbers), right, int(cut)))
         progress(results[-1])
@@ -78,12 +80,13 @@ def evaluate_core(
     return CoreResult(centered_mean(results), stderr, tuple(results))
 
 
-def _solve(model: LMBase, task: CoreTask, numbers: Sequence[int]) -> tuple[float, float]:
+def _solve(
+    model: LMBase, task: CoreTask, rows: list[Row], numbers: Sequence[int]
+) -> tuple[float, float]:
     """How many of these items are solved, and of how many only the end was read."""
     right = cut = 0
     for start in range(0, len(numbers), WINDOW):
-        window = numbers[start : start + WINDOW]
-        items = [(task.rows[number], task.shots_for(number)) for number in window]
+        items = [task.with_shots(rows, number) for number in numbers[start : start + WINDOW]]
         asked = task.form.spans(model.need_tokenizer(), items)
         read = [[span.cropped(model.max_len) for span in spans] for spans in asked]
         cut += sum(before != after for before, after in zip(asked, read, strict=True))

@@ -13,7 +13,6 @@ import random
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,7 @@ class CoreTask:
     shots: int
     chance: float
 
-    @cached_property
-    def rows(self) -> list[Row]:
+    def read(self) -> list[Row]:
         """Its items, in an order that is drawn once and for all.
 
         Raises:
@@ -66,11 +64,10 @@ class CoreTask:
         random.Random(ORDER_SEED).shuffle(rows)
         return rows
 
-    def shots_for(self, number: int) -> list[Row]:
-        """The items that are shown before that one, in their order."""
-        others = [other for other in range(len(self.rows)) if other != number]
-        drawn = random.Random(SHOTS_SEED + number).sample(others, self.shots)
-        return [self.rows[other] for other in drawn]
+    def with_shots(self, rows: list[Row], number: int) -> tuple[Row, list[Row]]:
+        """An item, and those that are shown before it: drawn from all others."""
+        drawn = random.Random(SHOTS_SEED + number).sample(range(len(rows) - 1), self.shots)
+        return rows[number], [rows[other + (other >= number)] for other in drawn]
 
 
 def fetched_bundle() -> Path:

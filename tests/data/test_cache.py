@@ -104,7 +104,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, cache: Path)
         text=True,
         check=False,
     )
-    assert done.stderr.startswith("74 ")
+    assert done.stderr.splitlines()[-1].startswith("74 ")  # a slow machine shows a bar before
     assert "cannot write the cache: File too large; free some space" in done.stderr
     assert not [path for path in (cache / "tokens").iterdir() if path.suffix != ".lock"]
 

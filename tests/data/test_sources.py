@@ -127,10 +127,11 @@ class TestJsonLines:
 
     def test_preferences_and_messages_in_parts(self, tmp_path: Path) -> None:
         parts = [{"type": "python", "text": "1+1"}, {"type": "python_output", "text": "2"}]
+        asked = {"role": "user", "content": "q"}
         lines = [
             {"prompt": "q", "chosen": "a", "rejected": "b"},
-            {"messages": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"},
-            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": parts}]},
+            {"messages": [asked], "chosen": "a", "rejected": "b"},
+            {"messages": [asked, {"role": "assistant", "content": parts}]},
         ]
         path = write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, lines)))
         plain, talk, tool = self.rows(path)
@@ -223,7 +224,8 @@ class TestParquet:
         (document,) = Parquet(path).documents("all")
         assert document.messages == (Message("user", "hi"), Message("assistant", "ho"))
         parts = [{"type": "text", "text": "so "}, {"type": "python", "text": "1+1"}]
-        talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": parts}]
+        asked = [{"type": "text", "text": "q"}]  # a column has one type
+        talk = [{"role": "user", "content": asked}, {"role": "assistant", "content": parts}]
         path = self.table(tmp_path / "y.parquet", {"messages": [talk]})
         (document,) = Parquet(path).documents("all")
         assert document.messages[1].parts == (Part("text", "so "), Part("python", "1+1"))

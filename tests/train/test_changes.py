@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,7 +230,8 @@ def test_weights_are_not_given_to_another_tokenizer(
         "    def vocabulary(self):\n"
         "        *tokens, end = super().vocabulary()\n        return [*reversed(tokens), end]\n"
     )
-    other = ["tokenizer=turned.Turned", "name=other", f"out={folder}/other"]
-    done = lmkit("train", experiment_file, *short, *other, f"stages.pretrain.init_from={folder}/run")
+    start = f"stages.pretrain.init_from={folder}/run"
+    other = ["tokenizer=turned.Turned", "name=other", f"out={folder}/other", start]
+    done = lmkit("train", experiment_file, *short, *other)
     assert done.returncode == 3, done.stderr
     assert "its tokenizer (257 ids) is not the experiment's (257)" in done.stderr
