@@ -169,10 +169,8 @@ def _memory(memory: Memory) -> list[str]:
 
 def _time(preview: Preview, stage: StagePreview) -> list[str]:
     seconds = preview.seconds(stage)
-    if stage.step:
-        return ["follows from what the model makes of it"]
     if stage.tokens is None:
-        return ["follows from the steps"]
+        return ["not known before training begins"]
     if seconds is None:
         return ["unknown: the model does not tell its FLOPs, but --run measures it"]
     if preview.micro_step is not None:

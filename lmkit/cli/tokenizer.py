@@ -180,7 +180,9 @@ def _rows(found: Sequence[Piece], width: int) -> Iterator[list[tuple[int, tuple[
 def _description(tokenizer: Tokenizer) -> Iterator[str]:
     tokens = tokenizer.vocabulary()
     special = tokenizer.special_tokens
-    words = [token for each, token in enumerate(tokens) if each not in special.values()]
+    words = [
+        token for each, token in enumerate(tokens) if each not in special.values() and token.strip()
+    ]
     longest = sorted(words, key=len, reverse=True)[:8]
     shown = [visible(token.decode("utf-8", "backslashreplace")) for token in longest]
     names = {each: name for name, each in special.items()}

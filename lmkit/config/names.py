@@ -157,7 +157,8 @@ def _attribute(owner: Any, parts: list[str], depth: int, at: object) -> Any:
         return getattr(owner, name)
     except AttributeError:
         inside = pkgutil.iter_modules(getattr(owner, "__path__", ()))
-        choices = [*dir(owner), *(info.name for info in inside)]
+        lazy = getattr(owner, "__all__", ())  # opened on first use, so `dir` has them not
+        choices = [*dir(owner), *lazy, *(info.name for info in inside)]
         hint = did_you_mean(name, choices) or _classes_of(owner)
         raise ConfigError(f"{owner_name} has no {name!r}", hint=hint, at=at) from None
     except ImportError as error:  # a package that opens its names on first use

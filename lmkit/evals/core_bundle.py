@@ -54,8 +54,10 @@ class CoreTask:
         Raises:
             DataError: the file is missing, or an item has another form; names file and line.
         """
+        table = JsonLines(str(self.path))
         rows = []
-        for at, row in JsonLines(str(self.path)).rows(self.path):
+        for at, line in table.rows(self.path):
+            row = dict(table.parse(line, at))
             self.form.check(row, at)
             rows.append(row)
         if len(rows) <= self.shots:

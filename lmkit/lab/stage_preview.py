@@ -46,8 +46,9 @@ class OptimizerPreview:
     """An optimizer of a stage, its share of the model, and its rate where the schedule is at 1.
 
     Attributes:
-        rate, decay: None where it has none; the decay that most of its parameters have.
-        why: where they come from, if its spec says.
+        rate, decay: None where it has none; the decay that most of its parameters have. The decay
+            is None too where it may follow from a length that is not known.
+        why: where they come from, if its spec says and the length is known.
     """
 
     label: str
@@ -202,8 +203,10 @@ class StageLook:
         rows = self.micro_batch.rows
         batch = run.objective.trial_batch(run.rows, self._scene(run)).rows(0, rows)
         sized = seen.share is not None
+        is_known = sized or stage.epochs is None
         step = objective.describe(run.plan)
-        tokens = run.plan.tokens if sized or stage.epochs is None else None
+        if stage.batch_tokens == "auto" and not is_known:
+            step = "batch_tokens: auto goes by the length, which is counted when training begins"
         decoded = [passages(batch, row, self.tokenizer) for row in range(min(rows, SHOWN_ROWS))]
         return StagePreview(
             name=stage.name,
@@ -213,8 +216,8 @@ class StageLook:
             data_rows=run.plan.rows_per_epoch if sized else None,
             counted=seen.share == 1.0,
             follows_data=stage.epochs is not None,
-            steps=run.plan.steps if sized or stage.epochs is None else None,
-            tokens=None if step else tokens,
+            steps=run.plan.steps if is_known else None,
+            tokens=run.plan.tokens if is_known and not step else None,
             epochs=run.plan.epochs if sized else stage.epochs,
             step=step,
             width=run.plan.width,
@@ -223,8 +226,8 @@ class StageLook:
             trained=batch.count / batch.inputs.numel() if available and not step else None,
             micro_batch=rows,
             micro_steps=-(-run.plan.rows_per_batch // rows),
-            why=dict(run.plan.why),
-            optimizers=tuple(_optimizer_previews(optimizers, stage.lr_scale)),
+            why=dict(run.plan.why) if is_known else {},
+            optimizers=tuple(_optimizer_previews(optimizers, stage, is_known)),
             schedule=tuple(_factors(run)),
             rows=tuple(decoded) if available and self.is_learned else (),
             memory=self._estimate(optimizers, rows, isolated=batch.documents is not None),
@@ -311,16 +314,21 @@ def passages(batch: Batch, row: int, tokenizer: Tokenizer) -> tuple[Passage, ...
     )
 
 
-def _optimizer_previews(optimizers: OptimizerSet, scale: float) -> list[OptimizerPreview]:
-    rates = optimizers.rates
+def _optimizer_previews(
+    optimizers: OptimizerSet, stage: Stage, is_known: bool
+) -> list[OptimizerPreview]:
+    """The stage's optimizers; what follows from a length that is not known is left out."""
+    rates, scale = optimizers.rates, stage.lr_scale
+    scaled = f" x {scale:g} by lr_scale" if scale != 1 else ""
+    tell = is_known or stage.optimizers != "auto"
     return [
         OptimizerPreview(
             label=member.label,
             parameters=sum(p.numel() for _, p in member.named()),
             tensors=sum(1 for _ in member.named()),
             rate=rates[member.label] * scale if member.label in rates else None,
-            decay=member.optimizer.param_groups[0].get("weight_decay"),
-            why=member.why + (f" x {scale:g} by lr_scale" if member.why and scale != 1 else ""),
+            decay=member.optimizer.param_groups[0].get("weight_decay") if tell else None,
+            why=member.why + scaled if member.why and tell else "",
         )
         for member in optimizers.members
     ]

@@ -10,7 +10,7 @@ from torch import nn
 from lmkit.config import Experiment, Spec, Stage, build
 from lmkit.data import BatchStream, open_rows
 from lmkit.data.stream import RowSource
-from lmkit.errors import ConfigError, did_you_mean
+from lmkit.errors import ConfigError, DataError, did_you_mean
 from lmkit.evals.bits_per_byte import BitsPerByte
 from lmkit.evals.task import Task
 from lmkit.model import LMBase
@@ -188,6 +188,7 @@ def open_tasks(specs: Sequence[Spec], folder: str) -> list[Task]:
 
     Raises:
         ConfigError: one is no Task, or two have one name.
+        DataError: one cannot be read, or has nothing held out.
     """
     tasks: list[Task] = []
     for spec in specs:
@@ -198,6 +199,8 @@ def open_tasks(specs: Sequence[Spec], folder: str) -> list[Task]:
         if task.name in [other.name for other in tasks]:
             hint = "give one of them another name:"
             raise ConfigError(f"two tasks are called {task.name!r}", hint=hint, at=spec.at)
+        if not task.problems("validation"):  # read here, before the ranks connect
+            raise DataError(f"the task {task.name} has no problem held out", at=spec.at)
         tasks.append(task)
     return tasks
 

@@ -158,7 +158,7 @@ def test_reinforcement_learning(project: Any) -> None:
     out = project.lmkit("check", project.yaml).out
     assert "step        5 problems, 4 answers to each\n" in out
     assert "length      3 steps, " in out
-    assert "time        follows from what the model makes of it" in out
+    assert "time        not known before training begins" in out
     project.rewrite("batch_size: 5", "batch_tokens: 80")
     done = project.lmkit("check", project.yaml)
     assert done.code == 2
@@ -240,23 +240,35 @@ def test_d20(lmkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_pat
         return made
 
     monkeypatch.setattr(torch, "empty", watch)
-    done = lmkit("check", ROOT / "experiments" / "gpt_d20.yaml", "--json", "model.depth=20")
+    done = lmkit("check", ROOT / "experiments" / "gpt_d20.yaml", "--json")
     assert done.code == 0, done.err
-    assert largest < 1e8
+    assert largest < 2e8  # an embedding of the vocabulary's size to encode with, no weights
     found = json.loads(done.out)
-    assert found["parameters"] > 1e9
-    assert [stage["name"] for stage in found["stages"]] == ["pretrain", "midtrain", "sft", "math"]
-    pretrain, midtrain, *_ = found["stages"]
-    assert not pretrain["available"]
-    assert "not on this disk yet" in pretrain["data"]
-    assert pretrain["steps"] == 21_363
-    assert pretrain["batch_tokens"] == 524_288
-    assert midtrain["steps"] is None, "it follows from data that nobody has counted"
-    assert found["seconds"]["midtrain"] is None
-    assert found["seconds"]["pretrain"] > 1e4, "by its FLOPs"
+    assert [stage["name"] for stage in found["stages"]] == ["pretrain", "midtrain", "sft", "rl"]
+    pretrain, midtrain, sft, rl = found["stages"]
+    assert "climbmix" in found["learned_from"]
+    assert not any(stage["available"] for stage in found["stages"])
+    assert all("on this disk" in stage["data"] for stage in found["stages"])
     assert pretrain["rows"] == []
+    assert midtrain["steps"] is None, "it follows from data that nobody has counted"
+    assert found["seconds"]["midtrain"] is found["seconds"]["rl"] is None
+    assert found["seconds"]["pretrain"] > 1e4, "by its FLOPs"
+    assert sft["steps"] == 245
+    assert rl["step"] == "16 problems, 16 answers to each"
     gib = 2**30
     memory = pretrain["memory"]
     assert memory["weights"] == memory["gradients"] == 4 * found["parameters"]
-    assert 7 * gib < memory["optimizers"] < 8 * gib, "Muon keeps one number a weight, AdamW two"
+    assert 5 * gib < memory["optimizers"] < 6 * gib, "Muon keeps one number a weight, AdamW two"
     assert not list((tmp_path / "cache").rglob("*")), "nothing is kept"
+    # what nanochat's own code gives for its d20 (92d63d4, 32,768 entries, 12 tokens a parameter);
+    # this model lacks the 26 parameters of smear and backout
+    assert found["parameters"] == 896_533_746 - 26
+    assert (pretrain["steps"], pretrain["batch_tokens"]) == (4980, 1_048_576)
+    muon, *adamw = pretrain["optimizers"]
+    rates = [muon["rate"], muon["decay"], *(each["rate"] for each in adamw)]
+    nanochats = [0.028284, 0.100188, 0.008764, 0.32863, 0.16432, 0.007071, 0.70711]
+    assert rates == pytest.approx(nanochats, rel=1e-4)
+    assert pretrain["why"]["tokens"].endswith("= 5,221,922,880 (nanochat)")
+    assert "^0.383 = 887,496" in pretrain["why"]["batch_tokens"]
+    assert all(each["why"] for each in pretrain["optimizers"])
+    assert all(each["decay"] is None for each in midtrain["optimizers"]), "who knows the horizon"
