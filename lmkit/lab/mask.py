@@ -105,7 +105,8 @@ def _document_numbers(
         stop -= 1
     found, document = [], 0
     for place, token in enumerate(ids[:stop]):
-        document += place > 0 and token == tokenizer.bos
+        # where bos is eos too, the last one ends its document
+        document += 0 < place < stop - 1 and token == tokenizer.bos
         found.append(document)
     return found + [PADDING] * (len(ids) - stop)
 
