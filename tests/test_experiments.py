@@ -28,8 +28,8 @@ def specs(experiment: Experiment) -> Iterator[Spec]:
     yield from (experiment.tokenizer, experiment.model, experiment.runner)
     for stage in experiment.stages:
         yield from (stage.data, stage.schedule)
-        if stage.validation is not None:
-            yield stage.validation
+        yield from filter(None, (stage.validation, stage.objective))
+        yield from stage.evaluate.tasks
         for spec in () if stage.optimizers == "auto" else stage.optimizers:
             args = {key: value for key, value in spec.args.items() if key not in ROUTING}
             yield Spec(spec.path, args, spec.at, spec.places)

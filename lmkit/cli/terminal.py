@@ -65,7 +65,10 @@ def _typed(prompt: str) -> str:
     """A line, and what follows within 50 ms: nobody types that fast, so it was pasted."""
     lines = [input(prompt)]
     while os.name == "posix" and select.select([sys.stdin], [], [], 0.05)[0]:
-        lines.append(input())
+        try:
+            lines.append(input())
+        except EOFError:
+            break
     return "\n".join(lines)
 
 

@@ -17,9 +17,9 @@ from typing import Any, Literal, Union
 
 from lmkit.config.names import resolve
 from lmkit.config.signature import read_signature
-from lmkit.config.spec import NOWHERE, Place, Spec, Table, freeze, thaw
+from lmkit.config.spec import NOWHERE, Place, Spec, Table, blame, freeze, thaw
 from lmkit.config.types import SCALARS, Unfit
-from lmkit.errors import ConfigError, LMKitError, did_you_mean
+from lmkit.errors import ConfigError, did_you_mean
 
 Make = Callable[[Spec], Any]  # what becomes of a spec where an object is due
 
@@ -84,12 +84,6 @@ def coerce(
     except Unfit as unfit:
         what = f"{name} must be {unfit.due}, not {_shown(value)}"
         raise ConfigError(what, hint=unfit.hint, at=at) from None
-
-
-def place_error(error: LMKitError, at: Place, places: Mapping[str, Place]) -> None:
-    """Give an error from inside a constructor the line of the key it blames, or of the spec."""
-    if error.at is None:
-        error.at = places.get(getattr(error, "key", ""), at)
 
 
 def _arguments(
@@ -244,11 +238,8 @@ class _Coercion:
         arguments = _arguments(kind, table, f"{self.name}.", (), self.make)
         if {"at", "places"} <= {each.name for each in dataclasses.fields(kind) if not each.compare}:
             arguments |= {"at": table.at, "places": table.places}
-        try:
+        with blame(table.at, table.places):
             return kind(**arguments)
-        except LMKitError as error:
-            place_error(error, table.at, table.places)
-            raise
 
 
 def _make_nothing(spec: Spec) -> Any:

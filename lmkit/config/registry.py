@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmkit.config.coerce import bind, check, coerce, place_error
+from lmkit.config.coerce import bind, check, coerce
 from lmkit.config.names import add_search_folder, load_module, plugin_error, register, resolve
 from lmkit.config.signature import Parameter, parameters
 from lmkit.config.spec import Place, Spec, blame
@@ -60,11 +60,9 @@ def _construct(spec: Spec, offered: Mapping[str, Any]) -> Any:
         if name in offered:
             arguments.setdefault(name, offered[name])
     try:
-        return target(**arguments)
-    except LMKitError as error:
-        place_error(error, spec.at, spec.places)
-        raise
-    except (OSError, MemoryError):
+        with blame(spec.at, spec.places):
+            return target(**arguments)
+    except (LMKitError, OSError, MemoryError):
         raise
     except Exception as error:
         said = f"{spec.path} refuses: {type(error).__name__}: {error}"

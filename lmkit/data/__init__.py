@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lmkit.data.corpora import HubDataset, PythonStdlib
+    from lmkit.data.corpora import Corpus, HubDataset, PythonStdlib
     from lmkit.data.mixed_rows import MixedRows, open_rows
     from lmkit.data.mixture import MixedStores, Mixture
     from lmkit.data.rows import Rows
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchStream",
+    "Corpus",
     "HubDataset",
     "InMemory",
     "JsonLines",
@@ -38,6 +39,7 @@ __all__ = [
 
 _HOME = {
     "BatchStream": "stream",
+    "Corpus": "corpora",
     "HubDataset": "corpora",
     "InMemory": "sources",
     "JsonLines": "sources",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from lmkit.data.cache import fingerprint_of
 from lmkit.data.columns import Columns
-from lmkit.data.downloads import Downloads
+from lmkit.data.downloads import Downloads, in_bytes
 from lmkit.data.files import reading
 from lmkit.data.holdout import Split, check_holdout, share_of, split_documents
 from lmkit.data.hub import HubRepo
@@ -204,10 +204,10 @@ class Corpus(Downloads):
     def describe(self) -> str:
         return f"Corpus {self.name}: {super().describe()}, licence {self.known.licence}"
 
-    def _megabytes(self, names: list[str]) -> str:
+    def _amount(self, names: list[str]) -> str:
         parts = [self.known.parts.get(part, ()) for part in ("train", "validation")]
-        about = self.known.size / 1e6 * len(names) / sum(map(len, parts))
-        return super()._megabytes(names) or f", about {about:,.0f} MB"
+        about = self.known.size * len(names) / sum(map(len, parts))
+        return super()._amount(names) or f", about {in_bytes(about)}"
 
 
 def place_of(name: str, revision: str = "main") -> Place:
@@ -236,7 +236,7 @@ def _some(names: tuple[str, ...], wanted: int | str | list[str] | None) -> list[
     if isinstance(wanted, int):
         if not 1 <= wanted <= len(names):
             what = f"files is {wanted}, there are {len(names):,}"
-            raise ConfigError(what, hint="ask for one of them at least", key="files")
+            raise ConfigError(what, hint="the first so many are taken", key="files")
         return list(names[:wanted])
     patterns = _listed(wanted)
     found = [name for name in names if any(fnmatchcase(name, one) for one in patterns)]

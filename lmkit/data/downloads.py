@@ -89,7 +89,7 @@ class Downloads(Source):
         here = sum(self.place.path(name).is_file() for name in names)
         files = f"{len(names):,} files" if len(names) > 1 else "1 file"
         there = "" if here == len(names) else f", {here or 'none'} on this disk"
-        return f"{self.place.home}, {files}{self._megabytes(names)}{there}"
+        return f"{self.place.home}, {files}{self._amount(names)}{there}"
 
     def available(self) -> bool:
         names = self._known_names()
@@ -164,10 +164,15 @@ class Downloads(Source):
             return None
         return self._names("all")
 
-    def _megabytes(self, names: list[str]) -> str:
+    def _amount(self, names: list[str]) -> str:
         sizes = [self.place.size(name) for name in names]
         known = [size for size in sizes if size is not None]
-        return f", {sum(known) / 1e6:,.1f} MB" if len(known) == len(sizes) else ""
+        return f", {in_bytes(sum(known))}" if len(known) == len(sizes) else ""
+
+
+def in_bytes(size: float) -> str:
+    """A size for a reader, in MB or GB."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def _kind_of(names: Sequence[str], at: str) -> type[FileSource]:

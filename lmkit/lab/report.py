@@ -41,7 +41,7 @@ def report(run: RunHistory, dollars_per_hour: float | None = None) -> Document:
         Section("Stages", (_stages(run, dollars_per_hour), *_remarks(run))),
         Section("Evaluation", tuple(_evaluations(run))),
         Section("Curves", (Charts(tuple(charts(run))),)),
-        Section("Samples", tuple(_samples(run)) or ("No samples were asked for.",)),
+        Section("Samples", tuple(_samples(run)) or ("No samples were written.",)),
         Section("Memory and throughput", (_machine(run),)),
         Section("Environment", (_environment(run),)),
         Section("Experiment", (_experiment(run),)),
@@ -139,8 +139,8 @@ def _evaluations(run: RunHistory) -> Iterator[Block]:
         rows.append(tuple(cells))
     yield Table(("", *(stage.name for stage in stages)), tuple(rows))
     yield (
-        "The last evaluation of each stage, and below it the change since the one before, where "
-        "both are measured on the same data."
+        "The last evaluation of each stage; below it the change since the stage before, where both "
+        "are measured on the same data."
     )
     if any(name + STDERR in stage.evaluations for stage in stages for name in names):
         yield f"± is one standard error; a change has colour if it is above {SURE:g} of them."

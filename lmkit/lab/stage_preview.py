@@ -194,6 +194,7 @@ class StageLook:
             seen = self._see(source, stage, objective) if available else self._stand_in()
         share = seen.share or UNKNOWN_SHARE
         run = StageRun.open(seen.experiment, index, seen.data, self.model, share)
+        run.read_tasks(unavailable=False)
         if type(self.runner).evaluate is LMRunnerBase.evaluate:
             run.check_best()
         freeze(self.model, stage)

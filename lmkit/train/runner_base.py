@@ -240,6 +240,7 @@ class LMRunnerBase(ByHand):
         stage = self.experiment.stages[index]
         freeze(self.model, stage)
         run = StageRun.open(self.experiment, index, data, self.model)
+        run.read_tasks()
         self.construct_optimizer(self.model, run)
         if type(self).evaluate is LMRunnerBase.evaluate:
             run.check_best()

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from torch import nn
 
-from lmkit.config import Experiment, Spec, Stage, build
+from lmkit.config import Experiment, Spec, Stage, blame, build
 from lmkit.data import BatchStream, open_rows
 from lmkit.data.stream import RowSource
 from lmkit.errors import ConfigError, DataError, did_you_mean
@@ -119,6 +119,20 @@ class StageRun:
                 key="checkpoint",
             )
 
+    def read_tasks(self, *, unavailable: bool = True) -> None:
+        """Read the problems that evaluations will ask, before the ranks connect.
+
+        Args:
+            unavailable: also those that have to be downloaded.
+
+        Raises:
+            DataError: a task cannot be read, or has nothing held out.
+        """
+        for spec, task in zip(self.stage.evaluate.tasks, self.tasks, strict=True):
+            with blame(spec.at):
+                if (unavailable or task.available()) and not task.problems("validation"):
+                    raise DataError(f"the task {task.name} has no problem held out")
+
     @property
     def progress(self) -> float:
         """How much of the stage is done, 0..1."""
@@ -188,7 +202,6 @@ def open_tasks(specs: Sequence[Spec], folder: str) -> list[Task]:
 
     Raises:
         ConfigError: one is no Task, or two have one name.
-        DataError: one cannot be read, or has nothing held out.
     """
     tasks: list[Task] = []
     for spec in specs:
@@ -199,8 +212,6 @@ def open_tasks(specs: Sequence[Spec], folder: str) -> list[Task]:
         if task.name in [other.name for other in tasks]:
             hint = "give one of them another name:"
             raise ConfigError(f"two tasks are called {task.name!r}", hint=hint, at=spec.at)
-        if not task.problems("validation"):  # read here, before the ranks connect
-            raise DataError(f"the task {task.name} has no problem held out", at=spec.at)
         tasks.append(task)
     return tasks
 

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from lmkit.cli.terminal import Screen
+from lmkit.model.generate import Piece
 from lmkit.prompts import Prompt
 from lmkit.train.loading import save_for_inference
 
@@ -175,6 +178,15 @@ def test_sampling_options(chat: Any) -> None:
     assert "--stop-id: stop_ids is (-4,)" in chat("", "-p", "on!", "--stop-id", "-4").error
 
 
+def test_generate_has_them_too(checkpoint: Path, lmkit: Callable[..., Any]) -> None:
+    done = lmkit("generate", checkpoint, "-p", "a", "--samples", "2", "-n", "3", "-t", "0")
+    assert done.out == "a\x00\x00\x00\n\n" * 2
+    done = lmkit("generate", checkpoint, "-p", "a", "--stop-id", "0", "-t", "0")
+    assert done.out == "a\n"
+    done = lmkit("generate", checkpoint, "--samples", "0")
+    assert (done.code, "--samples: 0 samples" in done.error) == (2, True)
+
+
 def test_bytes_that_are_no_text_do_not_end_the_talk(checkpoint: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "lmkit", "chat", str(checkpoint), "-t", "0"],
@@ -192,8 +204,10 @@ def test_bytes_that_are_no_text_do_not_end_the_talk(checkpoint: Path) -> None:
 
 pty = pytest.importorskip("pty")
 # what becomes a process with the terminal as its own, so that Ctrl+C reaches it
+# a job in the background has Ctrl+C switched off, and its children inherit that
 OWN_TERMINAL = """\
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
@@ -205,7 +219,7 @@ class Terminal:
     def __init__(self, *words: str, cwd: Path, **environment: str) -> None:
         self.screen, child = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", OWN_TERMINAL, "-m", "lmkit", *words],
+            [sys.executable, "-c", OWN_TERMINAL, *words],
             stdin=child,
             stdout=child,
             stderr=child,
@@ -224,7 +238,8 @@ class Terminal:
         end = time.monotonic() + seconds
         pattern = re.compile(".*?".join(map(re.escape, wanted)).encode(), re.DOTALL)
         while not (found := pattern.search(self.seen)):
-            assert time.monotonic() < end, self.seen.decode(errors="replace")
+            ready, _, _ = select.select([self.screen], [], [], max(0.0, end - time.monotonic()))
+            assert ready, self.seen.decode(errors="replace")
             try:
                 self.seen += os.read(self.screen, 4096)
             except OSError:  # the program has left
@@ -254,9 +269,8 @@ def terminal(checkpoint: Path) -> Iterator[Callable[..., Terminal]]:
     opened = []
 
     def start(*words: str, **environment: str) -> Terminal:
-        started = Terminal(
-            "chat", str(checkpoint), "-t", "0", *words, cwd=checkpoint.parent, **environment
-        )
+        command = ["-m", "lmkit", "chat", str(checkpoint), "-t", "0", *words]
+        started = Terminal(*command, cwd=checkpoint.parent, **environment)
         opened.append(started)
         return started
 
@@ -309,6 +323,59 @@ def test_a_talk_in_a_terminal(terminal: Callable[..., Terminal], tmp_path: Path)
     assert person.left() == 0
 
 
+READER = """\
+import sys
+{without}
+from lmkit.cli.terminal import read_turn, reader
+read = reader()
+while True:
+    print("turn", ascii(read_turn(read)))
+"""
+
+
+@pytest.mark.parametrize("without", ["", "sys.modules['readline'] = None"])
+def test_a_pasted_block_is_one_turn(without: str, tmp_path: Path) -> None:
+    person = Terminal("-c", READER.format(without=without), cwd=Path(__file__).parent.parent.parent)
+    try:
+        person.until("> ")
+        person.type("é\n")
+        person.until(r"turn '\xe9'", "> ")
+        # without readline nothing marks a pasted block but that it comes at once
+        person.type("a\nb\\\n" if without else "\x1b[200~a\nb\\\x1b[201~\n")
+        person.until(". ")
+        person.type("c\n")
+        person.until(r"turn 'a\nb\nc'", "> ")
+        person.type("\x04")
+        person.until("EOFError")
+    finally:
+        person.close()
+
+
+def test_what_a_model_writes_does_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = Piece(0, "text", "a\x1b[2Jb\x9bc\td\re\x00\n")
+    Screen().show(written)
+    assert capsys.readouterr().out == written.text
+    monkeypatch.setattr("lmkit.cli.terminal.is_terminal", lambda: True)
+    Screen().show(written)
+    assert capsys.readouterr().out == "a\ufffd[2Jb\ufffdc\td\ufffde\ufffd\n"
+
+
+def test_calls_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    for kind, text in [
+        ("python", "1+1"),
+        ("python_output", "2"),
+        ("python", "import"),
+        ("text", "so"),
+        ("python", "3"),
+    ]:
+        screen.show(Piece(0, kind, text))
+    screen.end()
+    assert capsys.readouterr().out == "[1+1 = 2][import]so[3]\n"
+
+
 def test_what_else_a_terminal_shows(terminal: Callable[..., Terminal]) -> None:
     person = terminal("-n", "6", NO_COLOR="1")
     person.until("> ")
@@ -333,6 +400,7 @@ def test_ctrl_c_ends_a_pipe(checkpoint: Path) -> None:
         stderr=subprocess.PIPE,
         cwd=checkpoint.parent,
         env={**os.environ, "SLOW": "0.02", "PYTHONUTF8": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdin is not None
     assert process.stdout is not None

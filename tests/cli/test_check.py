@@ -109,7 +109,8 @@ def test_the_mask_of_prompts(project: Any) -> None:
     assert set(marks[text.index("<") : asked]) == {"-"}
     assert len(marks) == asked, "the answer and its end are trained"
     assert "epochs" in done.out
-    trained = float(re.search(r"(\d+)% of the first rows' tokens are trained", done.out)[1]) / 100
+    (share,) = re.findall(r"(\d+)% of the first rows' tokens are trained", done.out)
+    trained = int(share) / 100
     found = check(project, *words[1:])["stages"][0]
     assert found["trained"] == pytest.approx(trained, abs=0.005)
     assert 0.1 < trained < 0.4, "of 9 to 11 tokens 2 to 3, and the rest of the row is padding"

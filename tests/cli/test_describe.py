@@ -49,9 +49,7 @@ def test_a_class_of_the_current_folder(project: Any, monkeypatch: pytest.MonkeyP
     assert out.endswith("vocab_size: int = 257\n")
 
 
-def test_a_class_that_says_nothing_of_itself(
-    project: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_class_that_says_nothing_of_itself(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     project.rewrite('    """Logits that hang on the last token only."""\n', "", "my_model.py")
     monkeypatch.chdir(project.folder)
     out = project.lmkit("describe", "my_model.Table").out

@@ -337,7 +337,7 @@ class TestCorpus:
         source = Corpus("climbmix", files=170)
         assert source.describe() == (
             "Corpus climbmix: karpathy/climbmix-400b-shuffle of the Hugging Face hub, 171 files, "
-            "about 15,681 MB, none on this disk, licence CC BY-NC 4.0"
+            "about 15.7 GB, none on this disk, licence CC BY-NC 4.0"
         )
         assert not source.available()
         assert not web.asked

@@ -1,8 +1,9 @@
 """The documentation is true: its examples run, its excerpts stand in the code, its links lead on.
 
-A fenced block whose first line is `# some/file.py` or `# some.yaml` is an excerpt of that file if
-the repository has it; otherwise it is a file of the section's example. An example is run as its
-reader would: its files in one folder beside a `text.txt`, its console commands one after the other.
+A fenced block whose first line is `# some/file.py`, `# some.yaml` or `{#- some.jinja` is an excerpt
+of that file if the repository has it; otherwise it is a file of the section's example. An example is
+run as its reader would: its files in one folder beside a `text.txt`, its console commands one after
+the other.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ import yaml
 
 import lmkit
 from lmkit.cli import COMMANDS as LMKIT_COMMANDS
-from lmkit.cli import main
+from lmkit.cli import MODULES, main
 from lmkit.config import load_experiment
 
 ROOT = Path(lmkit.__file__).parent.parent
 PAGES = sorted([*ROOT.glob("README.md"), *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-FILE_NAME = re.compile(r"# ([\w./-]+\.(?:py|yaml))(?:[\s:].*)?")
+FILE_NAME = re.compile(r"(?:#|\{#-) ([\w./-]+\.(?:py|yaml|jinja))(?:[\s:].*)?")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 DOTTED = re.compile(r"`(lmkit(?:_models)?(?:\.\w+)+)`")
 NOT_MODULES = {"lmkit.plugins"}  # a group of entry points
@@ -42,6 +43,7 @@ PROGRAM = re.compile(r"(?:\w+=\S* +)*(?:lmkit|python|torchrun)\b.*")
 NO_EXAMPLE = {"", "Extending lmkit", "How a class is named and checked"}
 TEXT = inspect.getsource(argparse)  # 100 KB
 STEPS = 3  # longer stages are cut to it
+WEIGHED = {"reward", "preference_loss"}  # measured in steps of `lmkit.rl`
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ COMMANDS = [
 
 def shortened(words: list[str], folder: Path) -> list[str]:
     """An `lmkit` command, its stages cut to some steps, and reading `text.txt` for a corpus."""
-    if words[:1] == ["generate"]:
+    if words[:1] in (["generate"], ["chat"]):
         return [*words, "-n", "8"]
     if words[:1] != ["train"]:
         return words
@@ -207,7 +209,8 @@ def test_an_example_runs(
     for metrics in tmp_path.glob("runs/*/metrics.jsonl"):
         steps = [json.loads(line) for line in metrics.read_text().splitlines()]
         assert len(steps) >= 2
-        assert all(step["loss"] > 0 for step in steps)
+        # what rewards and preferences weigh may be below 0
+        assert all(step["loss"] > 0 for step in steps if not WEIGHED & step.keys())
 
 
 # ---------------------------------------------------------------------------- all that is shown
@@ -249,7 +252,7 @@ def test_a_command_is_one(words: list[str], monkeypatch: pytest.MonkeyPatch) -> 
     """The command line takes it; what it would do is left out."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     for command in LMKIT_COMMANDS:
-        module = importlib.import_module(f"lmkit.cli.{command}")
+        module = importlib.import_module(f"lmkit.cli.{MODULES.get(command, command)}")
         monkeypatch.setattr(module, "run", lambda arguments: 0)
     assert main(words[1:]) == 0
     for word in words:

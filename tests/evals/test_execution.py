@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -15,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmkit.errors import ConfigError, LMKitError
-from lmkit.evals import execution, supervisor
+from lmkit.evals import execution
 from lmkit.evals.execution import Limits, Verdict, run_tests
+from lmkit.evals.trial import plain, supervisor
 
 TESTS = "assert double(3) == 6\nassert double([1]) == [1, 1]\n"
 RIGHT = "def double(x):\n    return x + x\n"
@@ -24,6 +26,7 @@ WRONG = "def double(x):\n    return None\n"
 
 
 def verdict(program: str, tests: str = TESTS, **limits: float) -> Verdict:
+    limits = {"wall_seconds": 120.0, **limits}  # on a busy machine a start may take long
     return run_tests(program, tests, "double", limits=Limits(**limits))  # type: ignore[arg-type]
 
 
@@ -66,6 +69,12 @@ def test_a_broken_program_is_an_error(program: str, reason: str) -> None:
     assert "\n" not in found.reason
 
 
+def test_an_argument_that_is_no_plain_data_is_an_error_of_the_tests() -> None:
+    found = verdict(RIGHT, "double(object())")
+    assert found.status == "error"
+    assert "the tests give an argument that cannot be sent: a object" in found.reason
+
+
 def test_tests_that_cannot_be_run_are_an_error() -> None:
     found = verdict(RIGHT, "assert double(")
     assert found.status == "error"
@@ -96,7 +105,7 @@ def test_leaving_early_does_not_pass(status: int, how: str, where: str) -> None:
         EQUAL_TO_ALL,
         "import os\ndef double(x): [os.write(fd, b'passed\\n') for fd in (1, 2)]",
         "import builtins\nbuiltins.AssertionError = Exception\n" + WRONG,
-        "import sys\nsys.modules['__main__'].judge = lambda *a: ('passed', '')\n" + WRONG,
+        "import trial.supervisor as s\ns.judge = lambda *a: ('passed', '')\n" + WRONG,
         "import atexit, os\natexit.register(os._exit, 10)\n" + WRONG,
         "import sys\nsys.excepthook = sys.unraisablehook = lambda *a: None\n" + WRONG,
         # what it writes into the pipes that it holds are answers, and wrong ones
@@ -133,14 +142,12 @@ def test_the_tests_cannot_hold_back_a_timeout() -> None:
     ],
 )
 def test_what_does_not_end_is_ended(program: str) -> None:
-    start = time.monotonic()
     assert verdict(program, wall_seconds=0.6).status == "timeout"
-    assert time.monotonic() - start < 10
 
 
 def test_processor_time_is_limited_even_if_the_signal_is_ignored() -> None:
     ignoring = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\n"
-    found = verdict(ignoring + "while True: pass", cpu_seconds=1, wall_seconds=30)
+    found = verdict(ignoring + "while True: pass", cpu_seconds=1, wall_seconds=250)
     assert found == Verdict("timeout", "used its 1 s of processor time")
 
 
@@ -165,7 +172,7 @@ def test_memory_may_be_asked_for_in_vain() -> None:
 
 def test_output_without_end_does_no_harm() -> None:
     loud = "import sys\nfor _ in range(2000): print('x' * 10000); sys.stderr.write('y' * 10000)\n"
-    assert verdict(loud + RIGHT).status == "passed"
+    assert verdict(loud + RIGHT) == Verdict("passed")
 
 
 def test_a_file_cannot_grow_without_end() -> None:
@@ -266,10 +273,10 @@ def test_a_grandchild_does_not_survive(tmp_path: Path, monkeypatch: pytest.Monke
 import sys
 del sys.modules['_posixsubprocess']
 from multiprocessing.util import spawnv_passfds
-spawnv_passfds(b'/bin/sh', [b'sh', b'-c', b'sleep 60; echo'], ())
+spawnv_passfds(b'/bin/sh', [b'sh', b'-c', b'sleep 600; echo'], ())
 """
     assert verdict(program + RIGHT) == Verdict("passed")
-    assert not alive(tmp_path)
+    assert eventually(lambda: not alive(tmp_path))
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
@@ -279,8 +286,9 @@ def test_a_program_does_not_outlive_lmkit(tmp_path: Path, number: int) -> None:
 import sys, types
 sys.modules["lmkit.evals"] = light = types.ModuleType("lmkit.evals")  # without torch
 light.__path__ = [{os.path.dirname(execution.__file__)!r}]
-from lmkit.evals.execution import run_tests
-run_tests("open('begun', 'w').close(); import time; time.sleep(600)", "", "double")
+from lmkit.evals.execution import Limits, run_tests
+program = "open('begun', 'w').close(); import time; time.sleep(600)"
+run_tests(program, "", "double", limits=Limits(wall_seconds=600))
 """
     caller = subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=-1
@@ -300,10 +308,8 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 
 def test_threads_left_behind_do_not_hold_it_up() -> None:
-    left = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
-    start = time.monotonic()
-    assert verdict(left + RIGHT).status == "passed"
-    assert time.monotonic() - start < 10
+    left = "import threading, time\nthreading.Thread(target=time.sleep, args=(10**6,)).start()\n"
+    assert verdict(left + RIGHT) == Verdict("passed")
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -368,7 +374,7 @@ def test_the_environment_is_not_the_users(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_it_is_neither_main_nor_beside_lmkits_own_files() -> None:
     program = "assert __name__ == 'program'\nimport sys\nassert 'torch' not in sys.modules\n"
-    program += "try: import supervisor\nexcept ImportError: pass\nelse: raise SystemExit\n"
+    program += "try: import suite\nexcept ImportError: pass\nelse: raise SystemExit\n"
     assert verdict(program + RIGHT) == Verdict("passed")
 
 
@@ -422,19 +428,17 @@ hashable = st.recursive(
     lambda inner: st.tuples(inner) | st.frozensets(inner),
     max_leaves=4,
 )
-plain = st.recursive(
+data = st.recursive(
     hashable | st.sets(hashable),
     lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(hashable, inner),
     max_leaves=8,
 )
 
 
-@given(plain)
+@given(data)
 @settings(max_examples=50)
 def test_plain_data_arrives_as_it_was(value: object) -> None:
-    import json
-
-    sent = supervisor.decode(json.loads(json.dumps(supervisor.encode(value))))
+    sent = plain.decode(json.loads(json.dumps(plain.encode(value))))
     assert sent == value
     assert type(sent) is type(value)
 

@@ -62,9 +62,11 @@ class Worse(BasicModelRunner):
         return {**found, "bits_per_byte": worth}
 
 
-def test_the_best_stays_when_it_was_also_due(experiment_file: Path) -> None:
-    best = [f"stages.{stage}.checkpoint.best=bits_per_byte" for stage in ("pretrain", "sft")]
-    words = ["stages.pretrain.evaluate.every=2", *best]
+def test_the_best_stays_when_it_was_also_due_and_when_another_stage_follows(
+    experiment_file: Path,
+) -> None:
+    best = "stages.pretrain.checkpoint.best=bits_per_byte"  # the next stage keeps none
+    words = ["stages.pretrain.evaluate.every=2", best, "stages.sft.checkpoint.every=1"]
     experiment = load_experiment(experiment_file, [*ONE_STAGE, *SMALL, *words])
     runner = Worse(experiment=experiment, max_batch_size=2, precision="fp32")
     runner.fit()
