@@ -72,7 +72,7 @@ def prepare(
         StorageError: the cache cannot be written.
     """
     cache = cache or cache_folder()
-    options = _Options(include_prompts, max_len, pairs, cache, progress)
+    options = _Options(include_prompts, max_len, pairs, cache, progress, os.cpu_count() or 1)
     parts = source.shares if isinstance(source, Mixture) else [Share(source)]
     stores = [_prepare_part(part.source, tokenizer, split, options, whole) for part in parts]
     if isinstance(source, Mixture):
@@ -103,7 +103,7 @@ class _Options(NamedTuple):
     pairs: bool
     cache: Path
     progress: bool
-    threads: int = os.cpu_count() or 1
+    threads: int
 
 
 def _prepare_part(

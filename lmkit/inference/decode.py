@@ -14,7 +14,7 @@ from lmkit.nn.cache import Cache
 
 # Rows that have ended leave a cache once they are so large a part of it. Measured with 32 rows of a
 # GPT of 4 x 256 on the CPU, against rows that stay: 1.2-1.3 times as fast when the answers are
-# uniformly 16 to 160 tokens long, 1.5-2.0 times when exponentially; an eighth and a half do as well.
+# uniformly 16 to 160 tokens long, 1.5-2.0 times when exponentially. An eighth or a half do as well.
 LEAVE = 0.25
 
 
@@ -79,12 +79,14 @@ def decode(
         ended: the caller may put in rows while iterating: they end too.
 
     Raises:
-        ModelError: an empty prompt, too few logits, another number of seeds than of rows, or a
-            cache that cannot take a prompt's several samples.
+        ModelError: an empty prompt, no samples, too few logits, another number of seeds than of
+            rows, or a cache that does not fit the prompts or cannot take their several samples.
         NumericError: logits that are not finite.
     """
     if not all(prompts):
         raise ModelError("a prompt without tokens cannot be continued", hint="begin it with bos")
+    if samples < 1:
+        raise ModelError(f"{samples} samples of a prompt", hint="ask for 1 or more")
     texts = [list(prompt) for prompt in prompts for _ in range(samples)]
     if seeds is not None and len(seeds) != len(texts):
         raise ModelError(f"{len(seeds)} seeds for {len(texts)} rows", hint="give one a row")

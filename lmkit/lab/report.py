@@ -62,7 +62,7 @@ def _tiles(run: RunHistory, dollars_per_hour: float | None) -> Tiles:
         "tokens": readable_count(run.tokens),
         "training time": readable_time(run.seconds),
         "tokens per second": readable_count(pace),
-        "cost": _cost(run.seconds, dollars_per_hour),
+        "cost": _cost(run.seconds + run.evaluating, dollars_per_hour),
     }
     for stage in run.stages[:1]:  # later ones are mostly measured on other text
         tiles[f"bits per byte, {stage.name}"] = _number(stage.measured("bits_per_byte"))
@@ -77,42 +77,47 @@ def _cost(seconds: float, dollars_per_hour: float | None) -> str:
 
 
 def _stages(run: RunHistory, dollars_per_hour: float | None) -> Table:
-    head = ["stage", "steps", "tokens", "time", "tokens/s", "loss", "bits/byte", "held-out"]
+    head = [
+        *("stage", "steps", "tokens", "time", "evaluation"),
+        *("tokens/s", "loss", "bits/byte", "held-out"),
+    ]
     rows = [
         [
             stage.name,
             f"{stage.steps:,}",
             readable_count(stage.tokens),
             readable_time(stage.seconds),
+            readable_time(stage.evaluating),
             readable_count(stage.tokens / stage.seconds) if stage.seconds else "",
             _number(None if stage.rewarded else stage.final("loss")),
-            _number(stage.final("bits_per_byte")),
+            _number(None if stage.rewarded else stage.final("bits_per_byte")),
             _number(stage.measured("bits_per_byte")),
         ]
         for stage in run.stages
     ]
     begun = {stage.name for stage in run.stages}
     planned = [str(stage["name"]) for stage in run.experiment["stages"]]
-    rows += [[name, "not begun", *[""] * 6] for name in planned if name not in begun]
+    rows += [[name, "not begun", *[""] * 7] for name in planned if name not in begun]
     if len(run.stages) > 1:
         total = [f"{sum(stage.steps for stage in run.stages):,}", readable_count(run.tokens)]
-        rows.append(["all", *total, readable_time(run.seconds), *[""] * 4])
+        times = [readable_time(run.seconds), readable_time(run.evaluating)]
+        rows.append(["all", *total, *times, *[""] * 4])
     if dollars_per_hour is not None:
-        head.insert(4, "cost")
-        seconds = [stage.seconds for stage in run.stages]
+        head.insert(5, "cost")
+        seconds = [stage.seconds + stage.evaluating for stage in run.stages]
         costs = [_cost(each, dollars_per_hour) for each in seconds]
         costs += [""] * (len(rows) - len(costs))
         if len(run.stages) > 1:
-            costs[-1] = _cost(run.seconds, dollars_per_hour)
+            costs[-1] = _cost(run.seconds + run.evaluating, dollars_per_hour)
         for row, cost in zip(rows, costs, strict=True):
-            row.insert(4, cost)
+            row.insert(5, cost)
     return _table(head, rows)
 
 
 def _remarks(run: RunHistory) -> Iterator[str]:
     yield (
-        "Time is that of the steps; evaluations and checkpoints come on top. Losses are means over "
-        "the last ten steps."
+        "Time is that of the steps, that of evaluations stands beside it; checkpoints come on top. Losses are "
+        "means over the last ten steps."
     )
     for stage in run.stages:
         if stage.not_finite:

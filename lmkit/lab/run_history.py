@@ -43,7 +43,8 @@ class StageHistory:
 
     Attributes:
         first, last: its steps, counted since the run began.
-        seconds: of its steps; evaluations and checkpoints come on top.
+        seconds: of its steps,
+        evaluating: and of its evaluations; checkpoints come on top.
         waited: of them, for data.
         not_finite: steps whose loss was none.
         series: (step, value) of all that is measured at a step, by name.
@@ -56,6 +57,7 @@ class StageHistory:
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    evaluating: float = 0.0
     waited: float = 0.0
     not_finite: int = 0
     series: dict[str, Points] = field(default_factory=dict)
@@ -76,6 +78,7 @@ class StageHistory:
                 pace = entry["tokens"] / entry["seconds"]
                 self.series.setdefault("tokens_per_second", []).append((step, pace))
         self.last = max(self.last, step)
+        self.evaluating += entry.get("evaluation_seconds", 0.0)
         for key, value in entry.items():
             if not isinstance(value, int | float) or isinstance(value, bool) or key in COUNTED:
                 continue
@@ -101,7 +104,8 @@ class StageHistory:
         return points[-1][1] if points else None
 
 
-COUNTED = ("step", "tokens", "seconds", "waited")  # sums tell more of these than curves
+# sums tell more of these than curves
+COUNTED = ("step", "tokens", "seconds", "evaluation_seconds", "waited")
 
 
 @dataclass(frozen=True)
@@ -145,8 +149,13 @@ class RunHistory:
 
     @property
     def seconds(self) -> float:
-        """Of all steps."""
+        """Of all steps, evaluations not included."""
         return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def evaluating(self) -> float:
+        """Seconds of all evaluations."""
+        return sum(stage.evaluating for stage in self.stages)
 
     @property
     def tokens(self) -> int:

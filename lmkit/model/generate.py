@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
+from lmkit.errors import ModelError
 from lmkit.inference.decode import Chosen, context_start, decode
 from lmkit.inference.sampling import Sampling
 from lmkit.inference.tools import ToolUse
@@ -66,6 +68,10 @@ class Writing:
         self.seeds = seeds
         self.cache = cache
         self.stop_ids = {tokenizer.bos, tokenizer.eos, *chat.end_ids(tokenizer), *sampling.stop_ids}
+        if max(self.stop_ids) >= tokenizer.vocab_size:
+            raise ModelError(
+                f"stop_ids names {max(self.stop_ids)}, the last id is {tokenizer.vocab_size - 1}"
+            )
         self.opened = [opening(tokenizer, prompt) for prompt in prompts]
         several = [prompt for prompt in prompts for _ in range(samples)]
         self.rows = [_Row(prompt, tokenizer, sampling.stop) for prompt in several]
@@ -129,11 +135,10 @@ class Writing:
         max_len = self.model.max_len
         long = [len(ids) for ids in self.opened if len(ids) > max_len]
         if long:
-            logger.warning(
-                "%d of %d prompts do not fit into the model's context of %d tokens: of the longest "
-                "(%d) the first %d are not read",
-                *(len(long), len(self.opened), max_len, max(long)),
-                context_start(max(long), max_len),
+            _warn_once(
+                f"{len(long)} of {len(self.opened)} prompts do not fit into the model's context of "
+                f"{max_len} tokens: of the longest ({max(long)}) the first "
+                f"{context_start(max(long), max_len)} are not read"
             )
 
 
@@ -241,6 +246,11 @@ class _Row:
             self._parts.append((self._kind, []))
         self._parts[-1][1].append(text)
         return [(self._kind, text)]
+
+
+@lru_cache(maxsize=256)
+def _warn_once(said: str) -> None:
+    logger.warning(said)  # what evaluates as it trains asks the same again and again
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -116,20 +116,28 @@ class Metrics:
         stage: str,
         values: Mapping[str, Value],
         samples: Sequence[tuple[str, str]] = (),
+        seconds: float = 0.0,
     ) -> None:
         """Record what was measured on held-out text, as `validation_...` in the step's own line.
 
         Args:
             samples: (prompt, what the model wrote after it), `samples` in that line; printed and
                 shown in TensorBoard as well.
+            seconds: that it all took, `evaluation_seconds` in that line.
         """
         if self.folder is None:
             return
         line: dict[str, Any] = {f"validation_{name}": value for name, value in values.items()}
+        line["evaluation_seconds"] = round(seconds, 6)
         if samples:
             line["samples"] = [list(sample) for sample in samples]
         self._add(step, stage, line)
-        shown = [f"{name} {v:.4f}" for name, v in values.items() if isinstance(v, float)]
+        shown = [
+            f"{name} {value:.4f}" + (f" ±{values[error]:.4f}" if error in values else "")
+            for name, value in values.items()
+            if isinstance(value, float) and not name.endswith(("_stderr", "_ended"))
+            for error in [f"{name}_stderr"]
+        ]
         if shown:
             self.say(f"{stage}, step {step}, validation: {', '.join(shown)}")
         for index, (prompt, text) in enumerate(samples):

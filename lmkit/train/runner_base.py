@@ -8,23 +8,18 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from lmkit.config import Stage, blame
-from lmkit.config.experiment import Evaluate
 from lmkit.errors import ConfigError, DistributedError, NumericError, Stopped
-from lmkit.evals.bits_per_byte import bits_per_byte
-from lmkit.evals.suite import evaluate_task
-from lmkit.inference import Sampling
 from lmkit.model import LMBase
-from lmkit.prompts import Message, Prompt
 from lmkit.text import Batch
 from lmkit.train.by_hand import ByHand
 from lmkit.train.checkpoint import Checkpoint, CheckpointDir, checkpoint_bytes
 from lmkit.train.diagnosis import write_diagnosis
+from lmkit.train.evaluation import measure, write_samples
 from lmkit.train.guard import StopFlag, exit_code_of
 from lmkit.train.learner import Step
 from lmkit.train.metrics import Metrics
@@ -119,32 +114,18 @@ class LMRunnerBase(ByHand):
 
     @torch.no_grad()
     def evaluate(self, run: StageRun) -> dict[str, float]:
-        """Bits per byte on the held-out rows, and samples; logged and given back.
+        """What the stage wants measured, and samples; logged, and the numbers given back.
 
         The same rows every time and on any number of ranks; training's random numbers stay as
         they are.
         """
-        wishes = run.stage.evaluate
-        found: dict[str, float] = {}
-        batches = run.validation_batches(self.world, self.micro_batch.rows)
-        if wishes.bits_per_byte and batches is not None:
-            with self.precision.autocast():
-                found = asdict(bits_per_byte(self.model, batches, self.world.sum))
-        for task in run.tasks:
-            with self.precision.autocast():
-                result = evaluate_task(
-                    self.model,
-                    task,
-                    limit=wishes.problems,
-                    rank=self.world.rank,
-                    size=self.world.size,
-                    add=self.world.sum,
-                )
-            found |= {task.name: result.value, f"{task.name}_stderr": result.stderr}
-            if result.ended is not None:
-                found[f"{task.name}_ended"] = result.ended
-        samples = self._samples(wishes) if self.world.is_main else []
-        self.metrics.evaluation(self.progress.step, run.stage.name, found, samples)
+        started = time.perf_counter()
+        found = measure(self.model, run, self.world, self.precision, self.micro_batch.rows)
+        samples: list[tuple[str, str]] = []
+        if self.world.is_main:
+            samples = write_samples(self.model, run.stage.evaluate, self.seed)
+        seconds = time.perf_counter() - started
+        self.metrics.evaluation(self.progress.step, run.stage.name, found, samples, seconds)
         return found
 
     def save_checkpoint(self, run: StageRun) -> None:
@@ -155,23 +136,6 @@ class LMRunnerBase(ByHand):
         self.world.barrier()
 
     # --- the parts of a run -------------------------------------------------------------------
-
-    def _samples(self, wishes: Evaluate) -> list[tuple[str, str]]:
-        """(prompt, what the model writes), as `lmkit generate` does by default: the likeliest words
-        alone soon go in circles."""
-        asked = [Prompt(messages=(Message("user", text),)) for text in wishes.questions]
-        prompts = [*(Prompt(prompt=text) for text in wishes.samples), *asked]
-        if not prompts:
-            return []
-        sampling = Sampling(
-            temperature=0.8, top_k=50, max_new_tokens=wishes.max_new_tokens, seed=self.seed
-        )
-        completions = self.model.generate(prompts, sampling)
-        ends = ["" for _ in wishes.samples] + ["\n" for _ in asked]
-        return [
-            (completion.prompt + end, completion.transcript)
-            for completion, end in zip(completions, ends, strict=True)
-        ]
 
     def _learn(self, batch: Batch, clip: float | None) -> Step:
         try:

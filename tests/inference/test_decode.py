@@ -389,5 +389,7 @@ def test_what_does_not_fit_together_is_named() -> None:
         texts(ATTENDING, [[1, 2]], SAMPLED, memory)
     with pytest.raises(ModelError, match="1 rows for 2 prompts"):
         texts(ATTENDING, [[1], [2]], SAMPLED, memory)
+    with pytest.raises(ModelError, match="0 samples of a prompt"):
+        texts(ATTENDING, [[1]], SAMPLED, False, samples=0)
     with pytest.raises(ModelError, match="2 seeds for 3 rows; give one a row"):
         texts(ATTENDING, [[1]], SAMPLED, True, samples=3, seeds=[1, 2])

@@ -104,7 +104,7 @@ def pipeline(folder: Path) -> Path:
     """Three stages: text, conversations, rewarded answers."""
     lines = [step(n, validation_bits_per_byte=2.0, validation_loss=4.0, validation_tokens=99,
                   samples=[["def ", f"a{n}"], [EVIL, EVIL]]) for n in range(1, 21)]  # fmt: skip
-    lines[-1] |= evaluated(0.10, 0.01)
+    lines[-1] |= {**evaluated(0.10, 0.01), "evaluation_seconds": 5.0}
     lines += [step(n, "sft", **evaluated(0.40, 0.02)) for n in range(21, 31)]
     lines += [step(n, "rl", reward=0.5, bits_per_byte=None) for n in range(31, 41)]
     lines[-1] |= evaluated(0.42, 0.02)
@@ -115,11 +115,11 @@ def test_the_stages_and_what_they_took(tmp_path: Path) -> None:
     document = report(read_run(pipeline(tmp_path)), dollars_per_hour=720.0)
     head, pretrain, _, rl, total = table(document, "Stages")
     assert dict(zip(head, pretrain, strict=True)) == {
-        "stage": "pretrain", "steps": "20", "tokens": "2k", "time": "10s", "cost": "$2.00",
-        "tokens/s": "200", "loss": "3.0000", "bits/byte": "1.5000", "held-out": "2.0000",
+        "stage": "pretrain", "steps": "20", "tokens": "2k", "time": "10s",
+        "evaluation": "5.0s", "cost": "$3.00", "tokens/s": "200", "loss": "3.0000", "bits/byte": "1.5000", "held-out": "2.0000",
     }  # fmt: skip
     assert rl[-3:] == ["", "", ""], "the loss of rewarded answers tells nothing"
-    assert total[:5] == ["all", "40", "4k", "20s", "$4.00"]
+    assert total[:6] == ["all", "40", "4k", "20s", "5.0s", "$5.00"]
     assert document.summary == "Model, 40 steps: pretrain → sft → rl"
     assert "cost" not in table(report(read_run(tmp_path)), "Stages")[0]
 

@@ -236,6 +236,8 @@ def test_the_id_that_ends_a_text_is_told_apart() -> None:
 def test_a_stop_id_ends_a_text() -> None:
     (done,) = says("hello").generate("", Sampling(stop_ids=(ord("l"), 5)))
     assert (done.text, done.finish, done.ids, done.end) == ("he", "stop", tuple(b"he"), ord("l"))
+    with pytest.raises(ModelError, match="stop_ids names 300, the last id is 256"):
+        says("hello").generate("", Sampling(stop_ids=(300,)))
 
 
 def test_a_prompt_that_is_cut_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -250,6 +252,7 @@ def test_a_prompt_that_is_cut_is_told_once(caplog: pytest.LogCaptureFixture) -> 
     assert "of the longest (11) the first 4 are not read" in said
     assert model.seen[0] == list(b"3456789")
     caplog.clear()
+    model.generate(["0123456789", "0"])  # as in the next evaluation
     model.generate("0123456", Sampling(max_new_tokens=20))
     assert not caplog.records
 

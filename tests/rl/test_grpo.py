@@ -90,7 +90,10 @@ def train(path: Path, *more: str) -> None:
 
 def lines(run: Path) -> list[dict[str, Any]]:
     told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "waited")} for line in told]
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "evaluation_seconds", "waited")}
+        for line in told
+    ]
 
 
 def last_tensors(run: Path) -> dict[str, bytes]:

@@ -1,0 +1,60 @@
+"""evaluation: what a stage wants to know of its model, measured; says no when."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from lmkit.config.experiment import Evaluate
+from lmkit.evals.bits_per_byte import bits_per_byte
+from lmkit.evals.suite import evaluate_task
+from lmkit.inference import Sampling
+from lmkit.model import LMBase
+from lmkit.prompts import Message, Prompt
+from lmkit.train.precision import Precision
+from lmkit.train.stage_run import StageRun
+from lmkit.train.world import World
+
+
+def measure(
+    model: LMBase, run: StageRun, world: World, precision: Precision, rows: int
+) -> dict[str, float]:
+    """Bits per byte on the held-out rows, and how the stage's tasks are done; all ranks take part.
+
+    A task gives `<task>`, `<task>_stderr` and, if the model writes answers, `<task>_ended`.
+
+    Args:
+        rows: of held-out text that go through the model at once.
+    """
+    found: dict[str, float] = {}
+    wishes = run.stage.evaluate
+    batches = run.validation_batches(world, rows)
+    with precision.autocast():
+        if wishes.bits_per_byte and batches is not None:
+            found = asdict(bits_per_byte(model, batches, world.sum))
+        for task in run.tasks:
+            result = evaluate_task(
+                model,
+                task,
+                limit=wishes.problems,
+                rank=world.rank,
+                size=world.size,
+                add=world.sum,
+            )
+            found |= {task.name: result.value, f"{task.name}_stderr": result.stderr}
+            if result.ended is not None:
+                found[f"{task.name}_ended"] = result.ended
+    return found
+
+
+def write_samples(model: LMBase, wishes: Evaluate, seed: int) -> list[tuple[str, str]]:
+    """(prompt, what the model writes), as `lmkit generate` does by default: the likeliest words
+    alone soon go in circles."""
+    asked = [Prompt(messages=(Message("user", text),)) for text in wishes.questions]
+    prompts = [*(Prompt(prompt=text) for text in wishes.samples), *asked]
+    if not prompts:
+        return []
+    sampling = Sampling(temperature=0.8, top_k=50, max_new_tokens=wishes.max_new_tokens, seed=seed)
+    return [
+        (completion.prompt + ("\n" if prompt.messages else ""), completion.transcript)
+        for prompt, completion in zip(prompts, model.generate(prompts, sampling), strict=True)
+    ]
