@@ -103,7 +103,7 @@ class _Options(NamedTuple):
     pairs: bool
     cache: Path
     progress: bool
-    threads: int
+    threads: int = 1
 
 
 def _prepare_part(

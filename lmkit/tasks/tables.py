@@ -180,8 +180,8 @@ def column(row: Mapping[str, Any], name: str, kind: type | tuple[type, ...], at:
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(place, row) of every row."""
-    table = Parquet if path.suffix == ".parquet" else JsonLines
-    return table(str(path)).rows(path)
+    table = (Parquet if path.suffix == ".parquet" else JsonLines)(str(path))
+    return ((at, table.parse(row, at)) for at, row in table.rows(path))
 
 
 def _question(problem: Problem) -> str:

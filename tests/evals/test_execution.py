@@ -115,7 +115,7 @@ def test_leaving_early_does_not_pass(status: int, how: str, where: str) -> None:
         "        except OSError: pass",
         "import gc\ndef double(x):\n"
         "    texts = [o for o in gc.get_objects() if isinstance(o, dict) and 'tests' in o]\n"
-        "    return 6 if any('double(3)' in str(o['tests']) for o in texts) else 0",
+        "    return x + x if any('double(3)' in str(o['tests']) for o in texts) else 0",
     ],
 )
 def test_no_trick_passes(program: str) -> None:

@@ -116,7 +116,8 @@ def test_the_stages_and_what_they_took(tmp_path: Path) -> None:
     head, pretrain, _, rl, total = table(document, "Stages")
     assert dict(zip(head, pretrain, strict=True)) == {
         "stage": "pretrain", "steps": "20", "tokens": "2k", "time": "10s",
-        "evaluation": "5.0s", "cost": "$3.00", "tokens/s": "200", "loss": "3.0000", "bits/byte": "1.5000", "held-out": "2.0000",
+        "evaluation": "5.0s", "cost": "$3.00", "tokens/s": "200", "loss": "3.0000",
+        "bits/byte": "1.5000", "held-out": "2.0000",
     }  # fmt: skip
     assert rl[-3:] == ["", "", ""], "the loss of rewarded answers tells nothing"
     assert total[:6] == ["all", "40", "4k", "20s", "5.0s", "$5.00"]
