@@ -1,9 +1,9 @@
 """The documentation is true: its examples run, its excerpts stand in the code, its links lead on.
 
-A fenced block whose first line is `# some/file.py`, `# some.yaml` or `{#- some.jinja` is an excerpt
-of that file if the repository has it; otherwise it is a file of the section's example. An example is
-run as its reader would: its files in one folder beside a `text.txt`, its console commands one after
-the other.
+A fenced block whose first line is `# some/file.py`, `# some.yaml` or `{#- some.jinja` is an
+excerpt of that file if the repository has it; otherwise it is a file of the section's example. An
+example is run as its reader would: its files in one folder beside a `text.txt`, its console
+commands one after the other.
 """
 
 from __future__ import annotations
