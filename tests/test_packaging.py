@@ -52,7 +52,7 @@ def test_files_that_are_no_code_travel_too(setup: configparser.ConfigParser) -> 
     patterns = [
         f"{package.replace('.', '/')}/{pattern}"
         for package, line in setup["options.package_data"].items()
-        for pattern in line.split()
+        for pattern in line.split(", ")
     ]
     files = [file.relative_to(ROOT) for p in PACKAGES for file in (ROOT / p).rglob("*.*")]
     others = [f for f in files if f.suffix not in (".py", ".pyc")]

@@ -41,9 +41,11 @@ class BatchStream(Iterator[Batch]):
         position: rows of the stream that were handed out, those of all ranks together.
         tokens: positions of the global batch that was handed out last.
         measures: nothing is measured of a batch that is only read.
+        resumable: the rows after `position` can always be read again.
     """
 
     measures: Mapping[str, float] = {}
+    resumable = True
 
     def __init__(
         self,

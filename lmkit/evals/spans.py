@@ -30,12 +30,8 @@ class Span(NamedTuple):
     start: int
 
     def cropped(self, length: int) -> Span:
-        """The same without the first ids, so that a model that sees `length` at once can read it.
-
-        The last id is foreseen and never read: one more than `length` may stay. If the judged part
-        alone is longer than that, it loses its beginning.
-        """
-        left_out = max(0, len(self.ids) - length - 1)
+        """The last `length` ids; if the judged part alone is longer, it loses its beginning."""
+        left_out = max(0, len(self.ids) - length)
         return Span(self.ids[left_out:], max(1, self.start - left_out))
 
 
@@ -60,7 +56,7 @@ def judge(
     within 1e-5 in float32. Equal spans have equal numbers.
 
     Args:
-        spans: not longer than the model's context and one.
+        spans: at most one id longer than the model's context.
         max_logits: numbers held at once, though a row at least; by default what suits the device.
 
     Raises:

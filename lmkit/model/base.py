@@ -6,7 +6,6 @@ B rows, T tokens a row, V entries of the vocabulary.
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,10 +19,11 @@ from lmkit.config.names import plugin_error
 from lmkit.errors import DataError, LMKitError, ModelError
 from lmkit.inference.sampling import Sampling
 from lmkit.model import generate as generation
+from lmkit.model.defaults import default_specs
 from lmkit.model.losses import Loss, token_loss
 from lmkit.model.recording import recorded, refuse_unknown
 from lmkit.model.results import Predictions, TrainResult
-from lmkit.model.roles import group_by_role
+from lmkit.model.roles import group_by_role, token_tables
 from lmkit.nn.cache import Cache
 from lmkit.prompts import Completion, Prompt
 from lmkit.text.batch import Batch
@@ -281,26 +281,18 @@ class LMBase(nn.Module):
         return {role: [parameter for _, parameter in named] for role, named in roles.items()}
 
     def default_optimizers(self, batch_tokens: int, steps: int) -> list[dict[str, Any]]:
-        """The specs that `optimizers: auto` stands for: AdamW, no decay on gains and biases.
-
-        The rate falls with the model's size as in Kaplan et al. (arXiv 2001.08361, appendix D.6):
-        0.0032 - 0.00014 ln(N), 1.1e-3 at 4 M parameters and 6e-4 at 124 M.
+        """The specs that `optimizers: auto` stands for: AdamW, by the model's size; see `defaults`.
 
         Args:
             batch_tokens: tokens of one step.
             steps: of the stage.
         """
         size = max(1, self.scaling_parameter_count())
-        return [
-            {
-                "class": "torch.optim.AdamW",
-                "lr": max(1e-4, 0.003239 - 0.0001395 * math.log(size)),
-                "betas": [0.9, 0.95],
-                "weight_decay": 0.1,
-                "no_decay": ["scalars"],
-                "fused": True,
-            }
-        ]
+        tables: list[str] = []
+        if self._tokenizer is not None:
+            roles = group_by_role(self, self._tokenizer.vocab_size)
+            tables = token_tables(roles, self._tokenizer.vocab_size, self.max_len)
+        return default_specs(size, tables)
 
     def parameter_count(self) -> int:
         """Numbers that are learned, a tied weight counted once."""

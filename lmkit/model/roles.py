@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from torch import Tensor, nn
 
 Named = tuple[str, nn.Parameter]
@@ -33,6 +35,16 @@ def group_by_role(model: nn.Module, vocab_size: int | None) -> dict[str, list[Na
             role = "matrices"
         groups[role].append((name, parameter))
     return groups
+
+
+def token_tables(groups: Mapping[str, Sequence[Named]], vocab_size: int, max_len: int) -> list[str]:
+    """The embeddings, by name, that have a row a token, perhaps some more to fill up; a head that
+    shares one is none of them, nor are positions."""
+    return [
+        name
+        for name, parameter in groups.get("embeddings", ())
+        if vocab_size <= parameter.shape[0] <= 1.25 * vocab_size and parameter.shape[0] != max_len
+    ]
 
 
 def _head(model: nn.Module, vocab_size: int | None) -> Tensor | None:

@@ -90,7 +90,7 @@ class PairRows(Rows):
         return [half for pair in super().samples(number) for half in split_pair(pair)]
 
 
-class Preferences(Iterator[Batch]):
+class Preferences(Stream, Iterator[Batch]):
     """Batches of pairs, every answer weighed by how much the model still has to learn of it."""
 
     def __init__(self, wishes: DPO, pairs: Stream, scene: Scene) -> None:

@@ -22,7 +22,7 @@ from lmkit.rl.rewards import Rewards
 from lmkit.rl.rules import Rules, equal_groups
 from lmkit.rl.weighing import log_probs, of_documents, weighed
 from lmkit.text import Batch, Sample, chat, pack
-from lmkit.train.objective import Scene
+from lmkit.train.objective import Scene, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Rollout:
     measures: Mapping[str, float]
 
 
-class Rollouts(Iterator[Batch]):
+class Rollouts(Stream, Iterator[Batch]):
     """Answers problems with the model as it is now, and weighs what it chose.
 
     Every draw follows from the stage's seed, the problem's number in the stream and the answer's
@@ -76,6 +76,11 @@ class Rollouts(Iterator[Batch]):
         self.tokens, self.measures = rollout.tokens, {**rollout.measures, **measures}
         self._waited += time.perf_counter() - started
         return batch
+
+    @property
+    def resumable(self) -> bool:
+        """Between two rollouts: answers that wait were drawn by weights that are gone."""
+        return not self._ahead
 
     @property
     def waited(self) -> float:

@@ -128,7 +128,7 @@ class Learner:
                 f"gradient norm {grad_norm.item():.4g}: not stepped",
                 hint="lower the learning rate, lengthen the warm-up, or set clip:",
             )
-        if not skipped:
+        if not skipped and grad_norm > 0:  # at 0 momentum and decay would move what learns nothing
             self.optimizers.step(clip, grad_norm)
         self._forget()
         return Step(loss, grad_norm, skipped)

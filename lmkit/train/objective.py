@@ -21,7 +21,7 @@ from lmkit.train.world import World
 
 
 class Stream(Protocol):
-    """This rank's batches, one after another.
+    """This rank's batches, one after another. A class of one's own derives from it.
 
     Attributes:
         tokens: positions of the global batch that was given last, padding included.
@@ -31,12 +31,17 @@ class Stream(Protocol):
     tokens: int
     measures: Mapping[str, float]
 
+    def __next__(self) -> Batch:
+        """The next one; StopIteration at the stage's end."""
+
     @property
     def waited(self) -> float:
         """Seconds that `next` took since this was last read."""
 
-    def __next__(self) -> Batch:
-        """The next one; StopIteration at the stage's end."""
+    @property
+    def resumable(self) -> bool:
+        """False in the midst of something that could not be made again: a stop has to wait."""
+        return True
 
     def close(self) -> None:
         """No more are needed."""

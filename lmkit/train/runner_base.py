@@ -91,7 +91,8 @@ class LMRunnerBase(ByHand):
         self.metrics.begin_stage(run.stage.name, run.plan.steps, run.step)
         try:
             while not run.done:
-                self._leave_if_asked(run)
+                if stream.resumable:
+                    self._leave_if_asked(run)
                 self.train_step(stream, run)
                 if run.evaluation_due:
                     self._measured = self.evaluate(run)

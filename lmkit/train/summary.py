@@ -54,14 +54,14 @@ class _Stage:
         """As many cells as `COLUMNS`, one more if there are rewards, and one a task."""
         speed = self.tokens / self.seconds if self.seconds else 0.0
         validation = self.last.get("validation_bits_per_byte", ())[-1:]
-        losses = [] if self.rewarded else [self.last.get(key, ()) for key in LOSSES]
+        losses = [() if self.rewarded else self.last.get(key, ()) for key in LOSSES]
         return [
             name,
             f"{self.steps:,}",
             readable_count(self.tokens),
             readable_time(self.seconds),
             readable_count(speed),
-            *([_mean(values) for values in losses] or "--"),
+            *map(_mean, losses),
             _mean(validation),
             *([_mean(self.last.get("reward", ()))] if rewards else []),
             *(self._of_task(task) for task in tasks),

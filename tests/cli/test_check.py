@@ -36,7 +36,7 @@ def test_what_it_tells(project: Any) -> None:
         "753 tokens to train on, 48 rows",
         "length      4 steps, 128 tokens, 0.167 epochs",
         "step        2 rows of 16: 32 tokens, all rows at once",
-        "AdamW                             66,049 parameters, rate 0.00324, decay 0.1",
+        "AdamW/embedding.weight            66,049 parameters, rate 0.02\n",
         "memory      about ",
         "(an estimate)",
         "weights 258.0 KiB, gradients 258.0 KiB, optimizers 516.0 KiB, activations ",
@@ -66,7 +66,7 @@ def test_json(project: Any) -> None:
     assert stage["counted"]
     assert (stage["steps"], stage["tokens"], stage["batch_tokens"]) == (4, 320, 80)
     assert (stage["micro_batch"], stage["micro_steps"]) == (2, 3)
-    assert stage["optimizers"][0]["rate"] == pytest.approx(0.5 * 0.003239)
+    assert stage["optimizers"][0]["rate"] == pytest.approx(0.5 * 0.02)
     assert len(stage["schedule"]) == 4
     untrained, trained = stage["rows"][0]
     assert untrained == {"text": "<|endoftext|>", "trained": False}

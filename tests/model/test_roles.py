@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,10 +12,10 @@ from lmkit.text import Byte
 
 
 class Net(LMBase):
-    def __init__(self, vocab: int = 300, tied: bool = False) -> None:
-        super().__init__(max_len=8)
+    def __init__(self, vocab: int = 300, tied: bool = False, positions: int = 8) -> None:
+        super().__init__(max_len=positions)
         self.tok = nn.Embedding(vocab, 6)
-        self.pos_embed = nn.Parameter(torch.zeros(8, 6))
+        self.pos_embed = nn.Parameter(torch.zeros(positions, 6))
         self.up = nn.Linear(6, 24)
         self.down = nn.Linear(24, 6, bias=False)
         self.norm = nn.LayerNorm(6)
@@ -91,3 +93,21 @@ def test_the_default_optimizer_spares_scalars_and_slows_with_size() -> None:
     assert small["class"] == "torch.optim.AdamW"
     assert small["no_decay"] == ["scalars"]
     assert 0 < large["lr"] < small["lr"] < 3e-3
+
+
+def test_a_table_of_tokens_has_a_rate_of_its_own() -> None:
+    """Its rows move only when their token occurs; positions and a tied head move at every step."""
+
+    def table_specs(**settings: Any) -> list[Any]:
+        model = Net(**settings)
+        model.tokenizer = Byte()  # 257 entries; the table has some rows more
+        *own, rest = model.default_optimizers(8192, 100)
+        assert "params" not in rest
+        assert rest["weight_decay"] == 0.1
+        assert all(spec["lr"] > 5 * rest["lr"] and not spec["weight_decay"] for spec in own)
+        assert all(spec["why"] for spec in (*own, rest))
+        return [spec["params"] for spec in own]
+
+    assert table_specs() == [["tok.weight"]]
+    assert table_specs(tied=True) == []
+    assert table_specs(positions=290) == [["tok.weight"]]

@@ -113,7 +113,7 @@ def test_every_parameter_learns(changes: dict[str, Any]) -> None:
     }
     optimizers = OptimizerSet.build(groups, gpt.default_optimizers(batch_tokens=24, steps=3))
     losses = []
-    for _ in range(6):
+    for _ in range(8):  # without a warm-up the sixth may be a bad one
         losses.append(gpt.loss(some_batch()).total)
         losses[-1].backward()
         assert all(p.grad is not None for p in gpt.parameters())

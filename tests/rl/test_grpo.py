@@ -222,3 +222,26 @@ def test_a_comparison_with_new_weights_is_refused(tmp_path: Path) -> None:
 def test_wrong_arguments_are_told() -> None:
     with pytest.raises(ConfigError, match="group_size must be at least 2"):
         GRPO(group_size=1)
+
+
+def test_a_signal_waits_for_the_end_of_a_rollout(tmp_path: Path, straight: Path) -> None:
+    path = write(tmp_path)
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        command(path),
+        env={**os.environ, "SLOW": "0.05"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    file = run / "metrics.jsonl"
+    while process.poll() is None and time.monotonic() < deadline:
+        if file.exists() and '"step": 5,' in file.read_text():  # the first step of a rollout of two
+            break
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 143
+    saved = max((run / "checkpoints").iterdir()).name
+    assert int(saved.partition("-")[0]) % 2 == 0, saved
+    train(path)
+    assert last_tensors(run) == last_tensors(straight)

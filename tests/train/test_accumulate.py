@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from lmkit.train.accumulate import LossModule, accumulate, micro_batches
 from lmkit.train.learner import Learner, pays_to_compile
 from lmkit.train.memory import MicroBatch
 from lmkit.train.precision import Precision
+from lmkit.train.stage_run import named_groups
 from lmkit.train.world import World
 
 CPU = torch.device("cpu")
@@ -185,3 +187,18 @@ def test_two_ranks_train_as_one_does(
     assert len(one) == len(two) == 16
     for a, b in zip(one, two, strict=True):
         assert b == pytest.approx(a, rel=1e-4)
+
+
+def test_where_nothing_is_to_be_learned_no_weight_moves(batch: Batch) -> None:
+    model = make_model()
+    specs = [{"class": "torch.optim.AdamW", "lr": 0.1, "weight_decay": 0.5}]
+    optimizers = OptimizerSet.build(named_groups(model), specs)
+    micro_batch = MicroBatch(4, CPU)
+    micro_batch.rows = 4
+    learner = Learner(model, optimizers, World(0, 1, CPU), Precision("fp32", CPU), micro_batch)
+    learner.learn(batch, seed=0, clip=None)  # from here on there are momenta
+    before = [parameter.clone() for parameter in model.parameters()]
+    silent = replace(batch, weights=torch.zeros_like(batch.weights))
+    step = learner.learn(silent, seed=1, clip=None)
+    assert step.grad_norm == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
