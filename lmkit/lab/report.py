@@ -116,8 +116,8 @@ def _stages(run: RunHistory, dollars_per_hour: float | None) -> Table:
 
 def _remarks(run: RunHistory) -> Iterator[str]:
     yield (
-        "Time is that of the steps, that of evaluations stands beside it; checkpoints come on top. Losses are "
-        "means over the last ten steps."
+        "Time is that of the steps, that of evaluations stands beside it; checkpoints come on top. "
+        "Losses are means over the last ten steps."
     )
     for stage in run.stages:
         if stage.not_finite:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from lmkit.config import Experiment, Stage, build
 from lmkit.errors import ConfigError, DataError
 from lmkit.evals.task import Task
@@ -15,7 +13,7 @@ from lmkit.rl.problems import ProblemRows
 from lmkit.rl.rewards import Rewards
 from lmkit.rl.rollouts import Rollouts
 from lmkit.rl.rules import Rules
-from lmkit.text import Batch, Sample, chat
+from lmkit.text import Batch
 from lmkit.train.objective import Objective, Scene
 from lmkit.train.plan import StagePlan
 from lmkit.train.stage_data import StageData
@@ -97,7 +95,7 @@ class GRPO(Objective):
         return StageData(task, None, task.fingerprint())
 
     def lay_out(self, data: StageData, stage: Stage, model: LMBase, seed: int) -> ProblemRows:
-        return ProblemRows(data.train, seed)
+        return ProblemRows(data.train, model, seed)
 
     def describe(self, plan: StagePlan) -> str:
         return f"{plan.rows_per_batch:,} problems, {self.rules.group_size} answers to each"
@@ -106,23 +104,7 @@ class GRPO(Objective):
         return Rollouts(self.rules, rows, self._rewards(rows.task), scene)
 
     def trial_batch(self, rows: Any, scene: Scene) -> Batch:
-        """Full rows: problems with their solutions, or with nothing where a task has none."""
-        tokenizer = scene.model.need_tokenizer()
-        width = scene.plan.width
-        samples = []
-        for _, problem in rows.pick(0, scene.micro_batch.rows):
-            turns = (*problem.messages, *([problem.solution] if problem.solution else []))
-            ids, said = chat.render(tokenizer, turns)
-            samples.append(
-                Sample(np.array(ids[: width + 1], np.int32), np.array(said[: width + 1]))
-            )
-        return Batch.packed(
-            [[sample] for sample in samples],
-            tokenizer.eos,
-            tokenizer.token_bytes,
-            width,
-            isolate=scene.model.accepts_documents,
-        )
+        return rows.batch(0, scene.micro_batch.rows)
 
     def _rewards(self, task: Task) -> Rewards:
         return Rewards(self.rewards, task, self.folder)

@@ -6,20 +6,24 @@ from functools import lru_cache
 
 import numpy as np
 
-from lmkit.errors import ConfigError
 from lmkit.evals.task import Problem, Task
-from lmkit.text import Batch
+from lmkit.model import LMBase
+from lmkit.text import Batch, Sample, chat
 
 
 class ProblemRows:
     """Problems in an order that needs only a counter: every epoch has each once, shuffled.
 
+    Args:
+        model: who shall answer.
+
     Attributes:
         rows_per_epoch: problems of the task's training split.
     """
 
-    def __init__(self, task: Task, seed: int) -> None:
+    def __init__(self, task: Task, model: LMBase, seed: int) -> None:
         self.task = task
+        self.model = model
         self.seed = seed
         self.problems = task.problems("train")
         self.rows_per_epoch = len(self.problems)
@@ -34,8 +38,22 @@ class ProblemRows:
         return picked
 
     def batch(self, first_row: int, count: int) -> Batch:
-        """There is none before the model has answered."""
-        raise ConfigError("problems are no batch: they have to be answered first")
+        """What there is before the model has answered: each problem with its solution, if it has
+        one, a problem a row."""
+        tokenizer, width = self.model.need_tokenizer(), self.model.max_len
+        rows = []
+        for _, problem in self.pick(first_row, count):
+            turns = (*problem.messages, *([problem.solution] if problem.solution else []))
+            ids, said = chat.render(tokenizer, turns)
+            sample = Sample(np.array(ids[: width + 1], np.int32), np.array(said[: width + 1]))
+            rows.append([sample])
+        return Batch.packed(
+            rows,
+            tokenizer.eos,
+            tokenizer.token_bytes,
+            width,
+            isolate=self.model.accepts_documents,
+        )
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.seed, epoch)).permutation(self.rows_per_epoch)

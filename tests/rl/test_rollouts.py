@@ -29,7 +29,9 @@ MakeScene = Callable[..., Scene]
 
 def rollouts(task: Task, scene: Scene, **rules: Any) -> Rollouts:
     rules = {"group_size": 4, **rules}
-    return Rollouts(Rules(**rules), ProblemRows(task, seed=3), Rewards((), task), scene)
+    return Rollouts(
+        Rules(**rules), ProblemRows(task, scene.model, seed=3), Rewards((), task), scene
+    )
 
 
 def rows_of(batch: Batch) -> list[list[float]]:
@@ -37,12 +39,22 @@ def rows_of(batch: Batch) -> list[list[float]]:
     return sorted(batch.inputs.tolist())
 
 
-def test_every_epoch_has_each_problem_once_in_another_order(task: Task) -> None:
-    rows = ProblemRows(task, seed=1)
+def test_every_epoch_has_each_problem_once_in_another_order(task: Task, model: LMBase) -> None:
+    rows = ProblemRows(task, model, seed=1)
     first, second = ([p.answer for _, p in rows.pick(at, 5)] for at in (0, 5))
     assert sorted(first) == sorted(second) == list("aeiou")
     assert first != second
     assert [p.answer for _, p in rows.pick(3, 4)] == (first + second)[3:7]
+
+
+def test_before_there_are_answers_the_solutions_are_shown(task: Task, model: LMBase) -> None:
+    batch = ProblemRows(task, model, seed=1).batch(0, 3)
+    tokenizer = model.need_tokenizer()
+    trained = [
+        tokenizer.decode(row[weights != 0][:-1].tolist())
+        for row, weights in zip(batch.targets, batch.weights, strict=True)
+    ]
+    assert trained == [3 * p.answer for _, p in ProblemRows(task, model, seed=1).pick(0, 3)]
 
 
 def test_answers_do_not_depend_on_how_many_are_sampled_at_once(
