@@ -1,4 +1,5 @@
 # make quickstart    train a small model on real text and print a sample
+# make pipeline      the whole life of a small model: vocabulary, text, chat, reward, report
 # make test          the tests
 # make check         lint, types, tests: what .ci/run calls
 # PYTHON=python3.12 make test    chooses the interpreter of a new .venv
@@ -7,13 +8,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CORE := $(VENV)/.installed-core
+BPE := $(VENV)/.installed-bpe
 DEV := $(VENV)/.installed-dev
 
-.PHONY: quickstart test lint types check clean
+.PHONY: quickstart pipeline test lint types check clean
 
 quickstart: $(CORE)
 	$(BIN)/lmkit train experiments/quickstart.yaml
 	$(BIN)/lmkit generate runs/quickstart -p "def " --repetition-penalty 1.15
+
+pipeline: $(BPE)
+	$(BIN)/lmkit train experiments/pipeline_tiny.yaml
+	$(BIN)/lmkit report runs/pipeline_tiny
+	$(BIN)/lmkit chat runs/pipeline_tiny -p "What is 123 * 45?"
 
 test: $(DEV)
 	$(BIN)/python -m pytest
@@ -38,9 +45,13 @@ $(CORE): setup.cfg pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/pip install --quiet -c constraints.txt -e .
 	touch $@
 
+$(BPE): setup.cfg pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[bpe]'
+	touch $(CORE) $@
+
 $(DEV): setup.cfg pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
-	touch $(CORE) $@
+	touch $(CORE) $(BPE) $@
 
 # runs/ and the environment stay: they are hours and gigabytes
 clean:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmkit.errors import DataError
-from lmkit.prompts import Message, Part, Prompt
+from lmkit.prompts import Completion, Message, Part, Prompt
 
 
 def test_of_reads_the_three_shapes_and_a_plain_string() -> None:
@@ -125,3 +125,11 @@ def test_any_value_is_a_prompt_or_a_data_error(value: Any) -> None:
     except DataError as error:
         said = str(error)
     assert not said or said.startswith("here: ")
+
+
+def test_a_transcript_shows_the_tools() -> None:
+    parts = (Part("python", "6*7"), Part("python_output", "42"), Part("text", "It is 42."))
+    done = Completion("q", "It is 42.", (1,), "stop", parts)
+    assert done.transcript == "[6*7 = 42] It is 42."
+    assert Completion("q", "plain", (1,), "stop").transcript == "plain"
+    assert Completion("q", "", (1,), "length", (Part("python", "6*"),)).transcript == "[6*"

@@ -64,6 +64,7 @@ def find(kind: str) -> tuple[list[Entry], list[LMKitError]]:
         return [
             Entry(name, about=f"{data.about}. {readable(data.size)}, {data.licence}")
             for name, data in KNOWN.items()
+            if data.columns is not None  # of the others only tasks can make something
         ], []
     wanted = KINDS[kind]
     shorts, failures = _plugins()

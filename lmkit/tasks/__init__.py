@@ -13,4 +13,5 @@ TASKS: dict[str, str] = {
     "mmlu": "lmkit.tasks.mmlu.MMLU",
     "arc_easy": "lmkit.tasks.arc.ArcEasy",
     "arc_challenge": "lmkit.tasks.arc.ArcChallenge",
+    "humaneval": "lmkit.tasks.humaneval.HumanEval",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from lmkit.config.experiment import Evaluate
+from lmkit.config import Evaluate
 from lmkit.evals.bits_per_byte import bits_per_byte
 from lmkit.evals.suite import evaluate_task
 from lmkit.inference import Sampling
