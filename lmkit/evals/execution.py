@@ -91,7 +91,7 @@ def run_tests(
         setup: source that is run before both of them: imports, helpers.
 
     Raises:
-        LMKitError: no interpreter can be started here.
+        LMKitError: no interpreter can be started here, or there is no room for its folder.
     """
     if os.name != "posix":
         raise LMKitError(
@@ -105,8 +105,12 @@ def run_tests(
         "limits": asdict(limits),
         "path": [each for each in sys.path if each.endswith(("site-packages", "dist-packages"))],
     }
-    with tempfile.TemporaryDirectory(prefix="lmkit-", ignore_cleanup_errors=True) as folder:
-        return _supervised(json.dumps(job).encode(), folder, limits.wall_seconds + _GRACE)
+    try:
+        with tempfile.TemporaryDirectory(prefix="lmkit-", ignore_cleanup_errors=True) as folder:
+            return _supervised(json.dumps(job).encode(), folder, limits.wall_seconds + _GRACE)
+    except OSError as error:
+        what = f"no program can be run here: {error.strerror or error}"
+        raise LMKitError(what, at=error.filename) from error
 
 
 def _supervised(job: bytes, folder: str, seconds: float) -> Verdict:
@@ -114,19 +118,15 @@ def _supervised(job: bytes, folder: str, seconds: float) -> Verdict:
     # PYTHONHASHSEED: the order of a set must be the same at every run. What else -I does is done
     # by the environment, which is not the user's, and by the supervisor, which mends its path.
     command = [sys.executable, "-S", "-B", "-c", _START]
-    try:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=_environment(folder),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise LMKitError(f"cannot start {sys.executable}: {error.strerror or error}") from error
-    with process:
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=_environment(folder),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
         try:
             said, errors = process.communicate(job, timeout=seconds)
         except subprocess.TimeoutExpired:

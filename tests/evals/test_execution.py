@@ -492,7 +492,10 @@ def test_a_killed_supervisor_is_an_error() -> None:
 
 def test_where_nothing_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution.sys, "executable", "/no/such/python")
-    with pytest.raises(LMKitError, match="cannot start /no/such/python: No such file"):
+    with pytest.raises(LMKitError, match="/no/such/python: no program can be run here: No such"):
+        verdict(RIGHT)
+    monkeypatch.setattr(execution.tempfile, "tempdir", "/no/such/folder")
+    with pytest.raises(LMKitError, match="^/no/such/folder.*: no program can be run here: No such"):
         verdict(RIGHT)
 
 
