@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmkit.errors import ConfigError, did_you_mean
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from lmkit.config import Spec
     from lmkit.data.stream import RowSource
     from lmkit.evals import Task
+    from lmkit.evals.core import CoreResult
     from lmkit.model import LMBase
     from lmkit.train.checkpoint import Checkpoint
     from lmkit.train.world import World
@@ -33,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         help="measure how well it predicts a text file; without one: what its stage held out",
+    )
+    parser.add_argument(
+        "--core",
+        metavar="FOLDER",
+        nargs="?",
+        const="",
+        help="measure CORE, 22 tasks for models of text; without a folder the bundle is fetched",
     )
     parser.add_argument("--limit", type=_count, help="ask the first so many problems; default all")
     parser.add_argument(
@@ -60,13 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure in the precision that the model was trained in; print a table or JSON."""
-    if not arguments.tasks and arguments.bits_per_byte is None:
+    if not arguments.tasks and arguments.bits_per_byte is None and arguments.core is None:
         hint = "name tasks, such as --tasks arithmetic, or a text with --bits-per-byte"
         raise ConfigError("there is nothing to measure", hint=hint, at="lmkit eval")
 
     from lmkit.cli.eval_report import Measured
     from lmkit.cli.eval_text import batches_of
     from lmkit.evals import bits_per_byte
+    from lmkit.evals.core_bundle import fetched_bundle
     from lmkit.train.loading import find_checkpoint, load_model
     from lmkit.train.precision import Precision
     from lmkit.train.world import World
@@ -74,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     tasks = open_tasks(arguments.tasks)
     for task in tasks:  # before the ranks connect: no collective waits for a download
         task.problems(arguments.split)
+    core = fetched_bundle() if arguments.core == "" else arguments.core
     world = World.from_environment(arguments.device)
     checkpoint = find_checkpoint(arguments.checkpoint, for_inference=True)
     model = load_model(checkpoint.folder, world.device, arguments.trust_code)
@@ -87,6 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         stack.callback(world.disconnect)
         stack.enter_context(Precision(precision, world.device).autocast())
         found.asked = [_ask(model, task, arguments, world) for task in tasks]
+        if core is not None:
+            found.core = _core(model, core, arguments, world)
         if text is not None:
             batches = batches_of(*text, arguments.batch, world)
             found.text = bits_per_byte(model, batches, world.sum)
@@ -169,6 +182,25 @@ def _ask(model: LMBase, task: Task, arguments: argparse.Namespace, world: World)
         error.at = error.at or (f"--{error.key.replace('_', '-')}" if error.key else None)
         raise
     return Asked(result, time.perf_counter() - started)
+
+
+def _core(
+    model: LMBase, folder: str | Path, arguments: argparse.Namespace, world: World
+) -> CoreResult:
+    from tqdm import tqdm
+
+    from lmkit.evals.core import evaluate_core
+
+    with tqdm(desc="CORE", unit="task", disable=None if world.is_main else True) as bar:
+        return evaluate_core(
+            model,
+            folder,
+            limit=arguments.limit,
+            rank=world.rank,
+            size=world.size,
+            add=world.sum,
+            progress=lambda result: bar.update(),
+        )
 
 
 def _text(

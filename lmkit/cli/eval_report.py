@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lmkit.evals import BitsPerByte, TaskResult, centered_mean
+from lmkit.evals.core import CoreResult
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Measured:
         precision: what was computed in.
         split: whose problems were asked.
         asked: the tasks' results.
+        core: the CORE metric and its tasks; None if it was not asked for.
         text: how well a text was predicted; None if none was.
     """
 
@@ -38,6 +40,7 @@ class Measured:
     precision: str
     split: str
     asked: list[Asked] = field(default_factory=list)
+    core: CoreResult | None = None
     text: BitsPerByte | None = None
 
     def as_json(self) -> str:
@@ -53,6 +56,7 @@ class Measured:
                 for each in self.asked
             ],
             "centered_mean": centered_mean(self._results) if self.asked else None,
+            "core": None if self.core is None else asdict(self.core),
             "text": None if self.text is None else asdict(self.text),
         }
         return json.dumps(about, indent=2, allow_nan=False)
@@ -62,6 +66,8 @@ class Measured:
         lines = [f"{self.checkpoint}, step {self.step:,}, computed in {self.precision}"]
         if self.asked:
             lines += ["", *self._tasks()]
+        if self.core is not None:
+            lines += ["", *self._core(self.core)]
         if self.text is not None:
             lines += ["", f"{self.text.bits_per_byte:.4f} bits a byte of {self.text.bytes:,} bytes"]
         return "\n".join(lines)
@@ -91,6 +97,18 @@ class Measured:
         if len(self.asked) > 1:
             mean = _percent(centered_mean(self._results))
             yield f"{f'mean of {len(self.asked)}':<{width}}{mean:>48}"
+
+
+    def _core(self, core: CoreResult) -> Iterator[str]:
+        width = max(len(result.name) for result in core.tasks)
+        yield f"{'CORE':<{width}}       n            accuracy    chance   centred"
+        for result in core.tasks:
+            accuracy = f"{_percent(result.value)} ± {_percent(result.stderr).lstrip()}"
+            yield (
+                f"{result.name:<{width}}{result.count:>8,}{accuracy:>20}"
+                f"{_percent(result.chance):>10}{_percent(result.centered):>10}"
+            )
+        yield f"CORE {core.value:.4f} ± {core.stderr:.4f}, the mean of what is centred"
 
 
 def _percent(share: float) -> str:

@@ -188,7 +188,7 @@ class Corpus(Downloads):
         self.name = name
         self.known = known(name)
         if self.known.columns is None:
-            hint = f"'lmkit eval --tasks {name}' asks them"
+            hint = "it is asked by `lmkit eval`, with --tasks or --core"
             raise ConfigError(f"{name} has no text to train on", hint=hint, key="name")
         held_out = self.known.parts.get("validation") if holdout is None else None
         super().__init__(

@@ -241,3 +241,22 @@ def test_two_ranks_find_what_one_finds(checkpoint: Path, evaluate: Any) -> None:
         for task in found["tasks"]:
             del task["seconds"]
     assert two == one
+
+
+def test_core_is_measured_from_a_folder(checkpoint: Path, evaluate: Any, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    (bundle / "eval_data").mkdir(parents=True)
+    task = {"label": "twins", "dataset_uri": "t.jsonl", "icl_task_type": "schema",
+            "num_fewshot": [0]}  # fmt: skip
+    (bundle / "core.yaml").write_text(json.dumps({"icl_tasks": [task]}))
+    items = [{"context_options": ["x", "y"], "continuation": "z", "gold": n % 2} for n in range(4)]
+    (bundle / "eval_data" / "t.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items))
+    (bundle / "eval_meta_data.csv").write_text("Eval Task,Random baseline\ntwins,50\n")
+    done = evaluate(checkpoint, "--core", bundle)
+    assert done.code == 0, done.err
+    # what is equally likely is the first one: right every other time, which is chance
+    assert done.out.splitlines()[-1].startswith("CORE 0.0000 ± ")
+    found = json.loads(evaluate(checkpoint, "--json", "--core", bundle, "--limit", 2).out)
+    assert found["core"]["tasks"][0]["count"] == 2
+    missing = evaluate(checkpoint, "--core", tmp_path / "none")
+    assert missing.code == 2
