@@ -352,7 +352,7 @@ class TestCorpus:
         ("arguments", "message"),
         [
             ({"name": "tinystory"}, "there is no data set 'tinystory'; did you mean 'tinystories'"),
-            ({"name": "mmlu"}, "mmlu has no text to train on; 'lmkit eval --tasks mmlu' asks"),
+            ({"name": "mmlu"}, "mmlu has no text to train on; it is asked by `lmkit eval`"),
             ({"name": "climbmix", "files": 0}, "files is 0, there are 6,542"),
             ({"name": "climbmix", "files": "x*"}, r"no file matches x\*; the first is shard_00000"),
         ],
