@@ -95,6 +95,7 @@ class GPT2(LMBase):
             self.head.weight,
             batch.targets.flatten(),
             batch.weights.flatten(),
+            vocab_size=self.tokenizer.vocab_size if self.tokenizer else None,
         )
         return Loss(total, batch.count, batch.bytes)
 

@@ -206,6 +206,12 @@ class Experiment:
         for i, stage in enumerate(self.stages):
             if stage.name in names[:i]:
                 raise ConfigError(f"two stages are called {stage.name!r}", key="stages")
+            if i == 0 and stage.optimizer_state == "inherit":
+                raise ConfigError(
+                    f"stage {stage.name!r} is the first: there is no optimizer state to inherit",
+                    hint="write optimizer_state: fresh",
+                    key="stages",
+                )
             if stage.init_from in names[i:]:
                 raise ConfigError(
                     f"stage {stage.name!r} starts from {stage.init_from!r}, which is not before it",

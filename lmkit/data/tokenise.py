@@ -30,7 +30,7 @@ from lmkit.data.store import FORMAT, StoreWriter, TokenStore
 from lmkit.errors import DataError, TokenizerError
 from lmkit.prompts import Prompt
 from lmkit.text import Tokenizer, encode_prompt, trim
-from lmkit.text.pairs import encode_pair
+from lmkit.text.pairs import encode_pair, trim_pair
 
 CHUNK = 2**20  # characters encoded in one go
 # between a letter and white space every split pattern in use has a boundary (those of GPT-2,
@@ -213,17 +213,24 @@ def _prompt_encoder(tokenizer: Tokenizer, options: _Options) -> _Encode:
 
     def encode(part: _Part) -> _Encoded:
         if options.pairs:
-            whole = sample = encode_pair(tokenizer, part.document, options.max_len)
+            whole = encode_pair(tokenizer, part.document)
+            sample = trim_pair(whole, options.max_len)
         else:
             asked = options.include_prompts
             whole = encode_prompt(tokenizer, part.document, include_prompts=asked)
             sample = trim(whole, options.max_len)
         notes = ("trimmed",) if len(sample.ids) < len(whole.ids) else ()
+        if _calls_tools(part.document) and not tokenizer.chat.shows_tools:
+            notes += ("tools_left_out",)
         if not sample.trained:
             return _Encoded(part, _NOTHING, _NOTHING, (*notes, "without_target"))
         return _Encoded(part, sample.ids[1:], sample.mask[1:], notes)
 
     return encode
+
+
+def _calls_tools(prompt: Prompt) -> bool:
+    return any(part.type == "python" for turn in prompt.messages for part in turn.parts)
 
 
 def _tokenise(

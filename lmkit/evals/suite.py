@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lmkit.config.names import plugin_error
@@ -27,7 +28,8 @@ class TaskResult:
         name: the task's.
         value: mean score of a problem; the accuracy where a score is 0 or 1.
         stderr: standard error of `value`, from the variance of the problems' scores: about two
-            times in three the accuracy over endlessly many such problems is this near.
+            times in three the accuracy over endlessly many such problems is this near. Problems
+            that ask the same say nothing new and are taken together (clustered errors).
         count: problems asked.
         chance: what blind guessing reaches.
         at_k: with several samples a problem, {k: how often one of k answers at least is right}.
@@ -98,12 +100,15 @@ def evaluate_task(
     at_once = max(1, batch // rows)
     batches = [order[start : start + at_once] for start in range(0, len(order), at_once)]
     marks: list[_Mark] = []
-    for numbers in batches[rank::size]:
+    own = batches[rank::size]
+    for numbers in own:
         asked = [(number, problems[number]) for number in numbers]
         marks += _marks(model, task, asked, sampling, samples)
         progress(len(numbers))
+    questions = _questions(problems)
+    of_marks = [questions[number] for numbers in own for number in numbers]
     cut = sum(length > model.max_len for length in lengths)
-    return _result(task, marks, samples, cut, add)
+    return _result(task, marks, of_marks, Counter(questions), samples, cut, add)
 
 
 def centered_mean(results: Sequence[TaskResult]) -> float:
@@ -150,6 +155,15 @@ def _rows(task: Task, problems: Sequence[Problem]) -> int:
     return 1 if task.kind == "letters" else max(len(problem.choices) for problem in problems)
 
 
+def _questions(problems: Sequence[Problem]) -> list[int]:
+    """For each problem the number of its question; problems that ask the same share it."""
+    numbers: dict[object, int] = {}
+    return [
+        numbers.setdefault((problem.messages, problem.choices), len(numbers))
+        for problem in problems
+    ]
+
+
 def _marks(
     model: LMBase,
     task: Task,
@@ -194,30 +208,42 @@ def _score(task: Task, problem: Problem, answer: Completion) -> float:
 def _result(
     task: Task,
     marks: Sequence[_Mark],
+    questions: Sequence[int],
+    asked: Mapping[int, int],
     samples: int,
     cut: int,
     add: Callable[[Sequence[float]], list[float]],
 ) -> TaskResult:
-    """The marks of all ranks in numbers; a rank may have none."""
+    """The marks of all ranks in numbers; a rank may have none.
+
+    Args:
+        questions: which question each mark is of;
+        asked: how often all ranks together ask each. Its scores may come from several ranks, so
+            they are summed over the ranks question by question.
+    """
+    of_question = [0.0] * len(asked)
     means = [math.fsum(mark.scores) / samples for mark in marks]
     right = [sum(score >= 1 for score in mark.scores) for mark in marks]
+    for question, mean in zip(questions, means, strict=True):
+        of_question[question] += mean
     ks = [k for k in range(1, samples + 1) if k & (k - 1) == 0 or k == samples]
-    count, total, squares, chance, ended, *passed = add(
+    count, total, chance, ended, *sums = add(
         [
             len(marks),
             math.fsum(means),
-            math.fsum(mean * mean for mean in means),
             math.fsum(mark.chance for mark in marks),
             sum(mark.ended for mark in marks),
             *(math.fsum(pass_at_k(found, samples, k) for found in right) for k in ks),
+            *of_question,
         ]
     )
     value = total / count
-    variance = max(0.0, squares / count - value * value)
+    passed, of_question = sums[: len(ks)], sums[len(ks) :]
+    apart = (of_question[question] - value * times for question, times in asked.items())
     return TaskResult(
         task.name,
         value,
-        math.sqrt(variance / count),
+        math.sqrt(math.fsum(gap * gap for gap in apart)) / count,
         int(count),
         chance / count,
         {k: sum_of_k / count for k, sum_of_k in zip(ks, passed, strict=True)}

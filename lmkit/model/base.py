@@ -161,6 +161,8 @@ class LMBase(nn.Module):
         An extra loss belongs under `if self.training`: evaluation measures with this method too.
         """
         logits = self.logits(batch.inputs, batch.documents)
+        if self._tokenizer is not None:
+            logits = logits[..., : self._tokenizer.vocab_size]  # a padded vocabulary's are no ids
         return Loss(token_loss(logits, batch.targets, batch.weights), batch.count, batch.bytes)
 
     def log_probs(self, batch: Batch) -> Tensor:

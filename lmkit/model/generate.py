@@ -74,7 +74,7 @@ class Writing:
             )
         self.opened = [opening(tokenizer, prompt) for prompt in prompts]
         several = [prompt for prompt in prompts for _ in range(samples)]
-        self.rows = [_Row(prompt, tokenizer, sampling.stop) for prompt in several]
+        self.rows = [_Row(prompt, tokenizer, sampling) for prompt in several]
         self._warn_of_long_prompts()
 
     def completions(self) -> list[Completion]:
@@ -155,9 +155,13 @@ class _Row:
     Special tokens are no text. Those around a call and around its result tell the parts apart.
     """
 
-    def __init__(self, prompt: Prompt, tokenizer: Tokenizer, stops: tuple[str, ...]) -> None:
+    def __init__(self, prompt: Prompt, tokenizer: Tokenizer, sampling: Sampling) -> None:
         self.prompt = prompt
-        self.stops = stops
+        self.stops = sampling.stop
+        marks_of_end = (
+            chat.end_ids(tokenizer) if prompt.messages else {tokenizer.bos, tokenizer.eos}
+        )
+        self.ends = {*marks_of_end, *sampling.stop_ids}
         self.ids: list[int] = []
         self.forced: set[int] = set()
         self.end_id: int | None = None
@@ -205,9 +209,10 @@ class _Row:
         return self._say(text[:certain])
 
     def end(self, token: int) -> list[tuple[str, str]]:
-        """The model has ended its answer with this id: the rest of it."""
+        """The row ends with this id: the rest of it. A turn that goes over into the next document
+        has not ended."""
         self.end_id = token
-        self.finish = "stop"
+        self.finish = "stop" if token in self.ends else "length"
         return self.flush()
 
     def flush(self) -> list[tuple[str, str]]:

@@ -96,7 +96,7 @@ class Member:
 
     def load(self, packed: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
         """Take up what `pack_all` gave; CheckpointError if it is not of these parameters."""
-        self._check_fit(packed)
+        self.check(packed)
         groups = []
         for i, (group, saved) in enumerate(
             zip(self.optimizer.param_groups, packed["groups"], strict=True)
@@ -112,7 +112,8 @@ class Member:
         }
         self._hand_over(groups, states)
 
-    def _check_fit(self, packed: Mapping[str, Any]) -> None:
+    def check(self, packed: Mapping[str, Any]) -> None:
+        """CheckpointError if `pack_all` gave it for other parameters than these."""
         if packed["class"] != self.class_name:
             raise CheckpointError(
                 f"optimizer {self.position} was {packed['class']} and is {self.class_name}"

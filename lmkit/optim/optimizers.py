@@ -119,6 +119,20 @@ class OptimizerSet:
         """What is no tensor, as JSON: classes, parameter names and forms, settings, counters."""
         return {str(member.position): member.pack_all({}) for member in self.members}
 
+    def check(self, meta: Mapping[str, Any]) -> None:
+        """Make sure that `load` of what `state_meta` gave would succeed; changes nothing.
+
+        Raises:
+            CheckpointError: not the same optimizers, parameter names, shapes or dtypes.
+        """
+        here = [str(member.position) for member in self.members]
+        if here != list(meta):
+            raise CheckpointError(
+                f"the optimizers saved are number {', '.join(meta)}, those here {', '.join(here)}"
+            )
+        for member in self.members:
+            member.check(meta[str(member.position)])
+
     def load(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Go on from a saved state, to the bit; the set takes the tensors over.
 
@@ -128,11 +142,7 @@ class OptimizerSet:
             CheckpointError: not the same optimizers, parameter names, shapes or dtypes, or a tensor
                 is missing or left over. The set may then be half loaded.
         """
-        here = [str(member.position) for member in self.members]
-        if here != list(meta):
-            raise CheckpointError(
-                f"the optimizers saved are number {', '.join(meta)}, those here {', '.join(here)}"
-            )
+        self.check(meta)
         left = dict(tensors)
         for member in self.members:
             member.load(meta[str(member.position)], left)

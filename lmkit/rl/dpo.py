@@ -36,6 +36,8 @@ class DPO(Objective):
         ConfigError: a value is out of its range.
     """
 
+    dropout = False  # chosen and rejected are compared by one and the same model
+
     def __init__(self, *, beta: float = 0.1, label_smoothing: float = 0.0) -> None:
         if beta <= 0:
             raise ConfigError(f"beta must be above 0, not {beta}", key="beta")
@@ -47,20 +49,21 @@ class DPO(Objective):
         self.label_smoothing = label_smoothing
 
     def prepare(self, experiment: Experiment, stage: Stage, model: LMBase) -> StageData:
+        _refuse_what_does_nothing(stage)
         if not model.accepts_documents:
             raise ConfigError(
                 f"stage '{stage.name}': DPO keeps the two answers of a row apart, and the forward "
                 f"of {type(model).__name__} takes no documents",
                 at=stage.data.at,
             )
-        data = prepare_stage_data(experiment, stage, model, pairs=True)
+        data = prepare_stage_data(experiment, stage, model, pairs=True)  # all: none is held out
         if not isinstance(data.train, TokenStore) or not data.train.prompts:
             raise ConfigError(
                 f"stage '{stage.name}': {stage.data.path} gives no preferences",
                 hint="DPO learns from one source of {prompt, chosen, rejected}",
                 at=stage.data.at,
             )
-        return StageData(data.train, None, data.fingerprint)
+        return data
 
     def lay_out(self, data: StageData, stage: Stage, model: LMBase, seed: int) -> PairRows:
         return PairRows(data.train, model.max_len, seed=seed, tokenizer=model.need_tokenizer())
@@ -81,6 +84,23 @@ class DPO(Objective):
         """-d loss / d difference: what each token of a chosen answer weighs."""
         doubt = torch.sigmoid(-self.beta * difference)
         return self.beta * (doubt - self.label_smoothing)
+
+
+def _refuse_what_does_nothing(stage: Stage) -> None:
+    for key, given, why in (
+        ("validation", stage.validation, "DPO measures nothing on held-out pairs"),
+        (
+            "isolate_documents",
+            stage.isolate_documents,
+            "DPO always keeps the two answers of a row apart",
+        ),
+    ):
+        if given:
+            raise ConfigError(
+                f"stage '{stage.name}': {why}",
+                hint=f"leave {key} out",
+                at=stage.places.get(key, stage.at),
+            )
 
 
 class PairRows(Rows):
@@ -145,4 +165,4 @@ class Preferences(Stream, Iterator[Batch]):
         }
 
     def _log_probs(self, model: LMBase, batch: Batch) -> Tensor:
-        return log_probs(model, batch, self.scene.micro_batch.rows, self.scene.precision)
+        return log_probs(model, batch, self.scene.micro_batch, self.scene.precision)

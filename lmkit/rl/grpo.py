@@ -18,6 +18,8 @@ from lmkit.train.objective import Objective, Scene
 from lmkit.train.plan import StagePlan
 from lmkit.train.stage_data import StageData
 
+LOOKED_AT = 100  # problems: if none of them leaves room for an answer, none will
+
 
 class GRPO(Objective):
     """On-policy policy gradient over groups of answers to one problem.
@@ -47,6 +49,8 @@ class GRPO(Objective):
     Raises:
         ConfigError: a value is out of its range.
     """
+
+    dropout = False  # what is weighed is the distribution that was sampled
 
     def __init__(
         self,
@@ -90,12 +94,24 @@ class GRPO(Objective):
             )
         _check_borders(stage, self.rules.steps_per_rollout)
         self._rewards(task)
-        if not task.problems("train"):
+        _refuse_ignored(stage)
+        rows = ProblemRows(task, model, seed=0)
+        if not rows.rows_per_epoch:
             raise DataError("there are no problems", at=f"stage '{stage.name}', {stage.data.path}")
+        if not any(rows.has_room(problem) for problem in rows.problems[:LOOKED_AT]):
+            raise DataError(
+                f"stage '{stage.name}': no problem leaves room for an answer in the context of "
+                f"{model.max_len} tokens",
+                hint="give the model a greater max_len",
+                at=stage.data.at,
+            )
         return StageData(task, None, task.fingerprint())
 
     def lay_out(self, data: StageData, stage: Stage, model: LMBase, seed: int) -> ProblemRows:
         return ProblemRows(data.train, model, seed)
+
+    def batch_rows(self, plan: StagePlan) -> int:
+        return plan.rows_per_batch * self.rules.group_size
 
     def describe(self, plan: StagePlan) -> str:
         return f"{plan.rows_per_batch:,} problems, {self.rules.group_size} answers to each"
@@ -108,6 +124,21 @@ class GRPO(Objective):
 
     def _rewards(self, task: Task) -> Rewards:
         return Rewards(self.rewards, task, self.folder)
+
+
+def _refuse_ignored(stage: Stage) -> None:
+    """Keys that mean nothing where the model writes its own text."""
+    given = {
+        "validation": stage.validation is not None,
+        "isolate_documents": stage.isolate_documents,
+    }
+    for key, is_given in given.items():
+        if is_given:
+            raise ConfigError(
+                f"stage '{stage.name}': {key} means nothing in reinforcement learning",
+                hint="name tasks under evaluate: to measure it",
+                at=stage.places.get(key, stage.at),
+            )
 
 
 def _check_borders(stage: Stage, steps: int) -> None:

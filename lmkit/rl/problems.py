@@ -37,6 +37,11 @@ class ProblemRows:
             picked.append((number, self.problems[int(self._order(epoch)[index])]))
         return picked
 
+    def has_room(self, problem: Problem) -> bool:
+        """Whether the question leaves room for an answer in the model's context."""
+        asked = chat.ask(self.model.need_tokenizer(), problem.messages)
+        return len(asked) <= self.model.max_len
+
     def batch(self, first_row: int, count: int) -> Batch:
         """What there is before the model has answered: each problem with its solution, if it has
         one, a problem a row."""

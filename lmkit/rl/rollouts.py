@@ -60,7 +60,7 @@ class Rollouts(Stream, Iterator[Batch]):
         self.position = scene.position
         self.tokens = 0
         self.measures: Mapping[str, float] = {}
-        self.left_out = 0
+        self._told = False
         self._ahead: deque[Rollout] = deque()
         self._waited = 0.0
         self._reference = scene.reference() if rules.kl else None
@@ -106,7 +106,8 @@ class Rollouts(Stream, Iterator[Batch]):
     def _answer_step(self, first: int, count: int, *, keep_old: bool) -> Rollout:
         world, group = self.scene.world, self.rules.group_size
         start, stop = (count * rank // world.size for rank in (world.rank, world.rank + 1))
-        picked = self._that_fit(self.rows.pick(first + start, stop - start))
+        mine = self.rows.pick(first + start, stop - start)
+        picked = self._that_fit(mine)
         answers = self._answer(picked)
         parts = [
             self.rewards(problem, answer)
@@ -117,18 +118,19 @@ class Rollouts(Stream, Iterator[Batch]):
         advantages = self.rules.advantages(rewards.view(-1, group)) if picked else rewards
         batch, spread = self._pack(picked, answers, advantages.flatten().float())
         flat = [answer for several in answers for answer in several]
-        measures, tokens = self._measure(flat, rewards, [each for _, each in parts], batch)
+        measures, tokens = self._measure(
+            flat, rewards, [each for _, each in parts], batch, len(mine) - len(picked)
+        )
         old = self._log_probs(self.scene.model, batch) if keep_old else None
         return Rollout(batch, spread, old, tokens, measures)
 
     def _that_fit(self, picked: Sequence[tuple[int, Problem]]) -> list[tuple[int, Problem]]:
         """The problems that leave room for an answer."""
-        tokenizer, width = self.scene.model.need_tokenizer(), self.scene.plan.width
-        fit = [each for each in picked if len(chat.ask(tokenizer, each[1].messages)) <= width]
-        left_out = len(picked) - len(fit)
-        if left_out and not self.left_out:
+        fit = [each for each in picked if self.rows.has_room(each[1])]
+        if len(fit) < len(picked) and not self._told:
+            width = self.scene.plan.width
             logger.warning("problems that do not fit into %d tokens are left out", width)
-        self.left_out += left_out
+            self._told = True
         return fit
 
     def _answer(self, picked: Sequence[tuple[int, Problem]]) -> list[list[Completion]]:
@@ -167,7 +169,8 @@ class Rollouts(Stream, Iterator[Batch]):
             for (_, problem), several in zip(picked, answers, strict=True)
             for answer in several
         ]
-        lengths = np.array([len(sample.ids) for sample in samples], dtype=np.int64)
+        # without their bos: `pack` counts it itself
+        lengths = np.array([len(sample.ids) - 1 for sample in samples], dtype=np.int64)
         if model.accepts_documents:
             layout = [
                 [piece.document for piece in row] for row in pack(lengths, width + 1, split=False)
@@ -192,6 +195,7 @@ class Rollouts(Stream, Iterator[Batch]):
         rewards: Tensor,
         parts: Sequence[Sequence[float]],
         batch: Batch,
+        left_out: int,
     ) -> tuple[dict[str, float], int]:
         """What is logged of a rollout, and the positions of its batch, over all ranks."""
         grouped = rewards.view(-1, self.rules.group_size)
@@ -204,19 +208,23 @@ class Rollouts(Stream, Iterator[Batch]):
                 len(grouped),
                 int(equal_groups(grouped).sum()),
                 batch.inputs.numel(),
+                left_out,
                 *(sum(each[i] for each in parts) for i in range(len(self.rewards.names))),
             ]
         )
-        n, total, ended, length, groups, same, positions, *of_parts = sums
-        measures = {
-            "reward": total / max(n, 1),
-            "answers_ended": ended / max(n, 1),
-            "answer_tokens": length / max(n, 1),
-            "equal_groups": same / max(groups, 1),
+        n, total, ended, length, groups, same, positions, missing, *of_parts = sums
+        measures: dict[str, float] = {"problems_left_out": missing} if missing else {}
+        if not n:
+            return measures, int(positions)
+        measures |= {
+            "reward": total / n,
+            "answers_ended": ended / n,
+            "answer_tokens": length / n,
+            "equal_groups": same / groups,
         }
         if len(of_parts) > 1:
             named = zip(self.rewards.names, of_parts, strict=True)
-            measures |= {f"reward_{name}": value / max(n, 1) for name, value in named}
+            measures |= {f"reward_{name}": value / n for name, value in named}
         return measures, int(positions)
 
     # --- weights ------------------------------------------------------------------------------
@@ -243,7 +251,7 @@ class Rollouts(Stream, Iterator[Batch]):
         return weighed(batch, weights * chosen), measures
 
     def _log_probs(self, model: LMBase, batch: Batch) -> Tensor:
-        return log_probs(model, batch, self.scene.micro_batch.rows, self.scene.precision)
+        return log_probs(model, batch, self.scene.micro_batch, self.scene.precision)
 
     def _mean(self, values: Tensor, chosen: Tensor) -> float:
         total, count = self.scene.world.sum([float(values.sum()), float(chosen.sum())])

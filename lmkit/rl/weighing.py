@@ -15,22 +15,25 @@ from torch import Tensor
 from lmkit.model import LMBase
 from lmkit.text import Batch
 from lmkit.train.accumulate import micro_batches
+from lmkit.train.memory import MicroBatch
 from lmkit.train.precision import Precision
 
 
-def log_probs(model: LMBase, batch: Batch, rows: int, precision: Precision) -> Tensor:
+def log_probs(model: LMBase, batch: Batch, micro_batch: MicroBatch, precision: Precision) -> Tensor:
     """The log-probabilities of a batch's targets, (B, T) float32 on the CPU; no graph.
 
     Args:
-        rows: so many go through the model at once.
+        micro_batch: the rows that go through the model at once; fewer if memory runs out.
     """
     if not len(batch):
         return torch.zeros(0, batch.width)
+
+    def work() -> Tensor:
+        chunks = micro_batches(batch, micro_batch.rows)
+        return torch.cat([model.log_probs(chunk.to(model.device)).cpu() for chunk in chunks])
+
     with torch.no_grad(), model.evaluating(), precision.autocast():
-        parts = [
-            model.log_probs(chunk.to(model.device)).cpu() for chunk in micro_batches(batch, rows)
-        ]
-    return torch.cat(parts)
+        return micro_batch.fit(work, lambda: None)
 
 
 def of_documents(batch: Batch, values: Tensor) -> Tensor:

@@ -110,6 +110,8 @@ class Arithmetic(Generated):
         self.lengths = _lengths(digits)
         if steps and tools is True:
             raise ConfigError("steps and the calculator", hint="write tools: false", key="steps")
+        if steps:
+            self.version = 2  # in 1 the steps of what is trained were held-out problems
         self.tools = tools
         self.steps = steps
         self.answer = answer
@@ -147,6 +149,13 @@ class Arithmetic(Generated):
             solution=self._solution(a, symbol, b, tools),
             answer=str(APPLY[symbol](a, b)),
         )
+
+    def shown(self, problem: Problem) -> Iterator[tuple[str, int, int]]:
+        assert problem.solution is not None
+        for step in problem.solution.text.split("\n")[:-1]:
+            a, symbol, b, *_ = step.split()
+            small, large = sorted((int(a), int(b)))
+            yield symbol, small, large
 
     def score(self, problem: Problem, completion: Completion) -> float:
         """1 if the last number of the answer is the right one, else 0."""

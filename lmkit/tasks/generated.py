@@ -3,7 +3,8 @@
 Problem n of a split is drawn by a hash of (seed, split, n), so it needs no file and no problem
 before it. What is asked about (the operands, the word) is its content, and a hash of the content
 says to which split it belongs: whatever seed, wording or size is set, no content of `validation`
-is ever in `train`. Within a split, contents repeat once there are more problems than contents.
+is ever in `train`, neither asked nor among the steps of a solution. Within a split, contents repeat
+once there are more problems than contents.
 """
 
 from __future__ import annotations
@@ -92,6 +93,10 @@ class Generated(Task):
     def settings(self) -> dict[str, Any]:
         """What beside sizes and seed decides which problems there are, as plain data."""
 
+    def shown(self, problem: Problem) -> Iterable[_Content]:
+        """The contents that its solution answers on its way; none, if a subclass does not say."""
+        return ()
+
     def problems(self, split: Split) -> Problems:
         """As `Task.problems`; one that is asked for raises DataError if the rule makes no content
         on the split's side.
@@ -155,14 +160,23 @@ def check_names(names: Iterable[str], known: Iterable[str], key: str) -> tuple[s
 
 
 def _make(task: Generated, split: str, number: int) -> Problem:
-    """Problem `number`: contents are drawn until one lies on the split's side."""
+    """Problem `number`: contents are drawn until one lies on the split's side.
+
+    What is trained shows no held-out content on the way to its answer either.
+    """
     for attempt in range(_TRIES):
         draw = Draw(task.seed, split, number, attempt)
         content = task.content(draw)
-        if is_held_out(repr(content), HOLDOUT) == (split == "validation"):
-            at = f"{task.name}: {split} {number}"
-            return replace(task.problem(content, draw), at=at)
+        if _held_out(content) != (split == "validation"):
+            continue
+        problem = task.problem(content, draw)
+        if split == "validation" or not any(map(_held_out, task.shown(problem))):
+            return replace(problem, at=f"{task.name}: {split} {number}")
     raise DataError(
         f"{type(task).__name__} has no problem for {split}: there are too few different ones",
         hint=f"give it more to choose from, or write {split}: 0",
     )
+
+
+def _held_out(content: _Content) -> bool:
+    return is_held_out(repr(content), HOLDOUT)

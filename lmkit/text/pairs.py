@@ -10,11 +10,10 @@ from lmkit.text.samples import Sample, encode_prompt, trim
 from lmkit.text.tokenizer import Tokenizer
 
 
-def encode_pair(tokenizer: Tokenizer, prompt: Prompt, max_len: int) -> Sample:
+def encode_pair(tokenizer: Tokenizer, prompt: Prompt) -> Sample:
     """The chosen sample and behind it the rejected one, each from its own bos on.
 
-    Of each only the answer is trained, and at most half of `max_len` is kept, so that a pair fits
-    into a row. A pair of which an answer is out of reach comes back with nothing trained.
+    Of each only the answer is trained.
 
     Raises:
         DataError: it is no preference; and as `encode_prompt`.
@@ -23,13 +22,25 @@ def encode_pair(tokenizer: Tokenizer, prompt: Prompt, max_len: int) -> Sample:
         raise DataError(
             "this is no preference", hint="write {prompt, chosen, rejected}", at=prompt.at or None
         )
-    halves = [
-        trim(_answer_only(encode_prompt(tokenizer, half, include_prompts=False)), max_len // 2 - 1)
-        for half in prompt.pair
-    ]
-    ids = np.concatenate([half.ids for half in halves])
-    mask = np.concatenate([half.mask for half in halves])
-    return Sample(ids, mask if all(half.trained for half in halves) else np.zeros_like(mask))
+    return _joined(
+        *(
+            _answer_only(encode_prompt(tokenizer, half, include_prompts=False))
+            for half in prompt.pair
+        )
+    )
+
+
+def trim_pair(sample: Sample, max_len: int) -> Sample:
+    """A pair that fits into a row: of each of the two at most half of `max_len` is kept.
+
+    One that teaches nothing then comes back with nothing trained: an answer is out of reach, or the
+    two no longer differ.
+    """
+    chosen, rejected = halves = [trim(half, max_len // 2 - 1) for half in split_pair(sample)]
+    pair = _joined(chosen, rejected)
+    if all(half.trained for half in halves) and not np.array_equal(chosen.ids, rejected.ids):
+        return pair
+    return Sample(pair.ids, np.zeros_like(pair.mask))
 
 
 def split_pair(sample: Sample) -> tuple[Sample, Sample]:
@@ -39,6 +50,12 @@ def split_pair(sample: Sample) -> tuple[Sample, Sample]:
     return (
         Sample(sample.ids[:border], sample.mask[:border]),
         Sample(sample.ids[border:], sample.mask[border:]),
+    )
+
+
+def _joined(chosen: Sample, rejected: Sample) -> Sample:
+    return Sample(
+        np.concatenate([chosen.ids, rejected.ids]), np.concatenate([chosen.mask, rejected.mask])
     )
 
 

@@ -161,6 +161,19 @@ class ChatTemplate:
             text += "".join(piece.text for piece in pieces if piece.kind == "template")
         return tuple(dict.fromkeys(SPECIAL.findall(text)))
 
+    @cached_property
+    def shows_tools(self) -> bool:
+        """Whether it has a place for the assistant's calls of tools.
+
+        Raises:
+            TokenizerError: the template is wrong.
+        """
+        try:
+            pieces = self.render(PROBE_TOOL)
+        except DataError:  # it refuses them, and says so when one comes
+            return False
+        return any(piece.kind == "python" for piece in pieces)
+
     def _rendered(self, turns: list[dict[str, Any]], ask: bool) -> str:
         template = _compiled(self.source, self.at)
         try:

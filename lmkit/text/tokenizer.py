@@ -106,14 +106,14 @@ class Tokenizer(ABC):
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over all that decides which ids a text or a conversation gets."""
-        digest = hashlib.sha256()
-        about = [class_path(type(self)), self.settings(), self.special_tokens, self.bos, self.eos]
-        if self.chat != packaged()["plain"]:  # those of before there was another still fit
-            about.append(self.chat.source)
-        digest.update(json.dumps(about, sort_keys=True).encode())
-        for token in self._tokens:
-            digest.update(b"%d:%b" % (len(token), token))
-        return digest.hexdigest()
+        plain = self.chat == packaged()["plain"]  # those of before there was another still fit
+        return self._digest(self.settings(), *([] if plain else [self.chat.source]))
+
+    @cached_property
+    def text_fingerprint(self) -> str:
+        """The same without the chat template: where two agree, an id is the same text to both."""
+        settings = self.settings().items()
+        return self._digest({key: value for key, value in settings if key != "chat"})
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into the folder: the class, its settings, the fingerprint."""
@@ -128,6 +128,14 @@ class Tokenizer(ABC):
     @property
     def _has_chat_tokens(self) -> bool:
         return self.special_tokens.keys() >= set(CHAT_TOKENS)
+
+    def _digest(self, settings: dict[str, Any], *more: str) -> str:
+        digest = hashlib.sha256()
+        about = [class_path(type(self)), settings, self.special_tokens, self.bos, self.eos, *more]
+        digest.update(json.dumps(about, sort_keys=True).encode())
+        for token in self._tokens:
+            digest.update(b"%d:%b" % (len(token), token))
+        return digest.hexdigest()
 
     @cached_property
     def _tokens(self) -> list[bytes]:

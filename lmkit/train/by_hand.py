@@ -205,6 +205,7 @@ class ByHand(ABC):
             self.precision,
             self.micro_batch,
             compile=pays_to_compile(self.compile, self.world.device, work),
+            dropout=run.objective.dropout if run else True,
         )
 
     def _check_model(self) -> None:

@@ -53,6 +53,7 @@ class Learner:
     Args:
         micro_batch: the rows that go through the model at once; shrinks when memory runs out.
         compile: compile `model.loss` with torch.compile.
+        dropout: train with the model's dropout on.
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class Learner:
         micro_batch: MicroBatch,
         *,
         compile: bool = False,
+        dropout: bool = True,
     ) -> None:
         self.model = model
         self.optimizers = optimizers
         self.world = world
         self.precision = precision
         self.micro_batch = micro_batch
+        self.dropout = dropout
         self._bare = LossModule(model)
         if compile:
             self._bare.compile()  # in place: the names in state_dict stay as they are
@@ -108,7 +111,7 @@ class Learner:
             NumericError: loss or gradient is NaN or infinite; no weight was changed, and the
                 gradients are still there to look into.
         """
-        self.model.train()
+        self.model.train(self.dropout)
         loss = self.micro_batch.fit(
             lambda: self._accumulate(batch, seed, self.world),
             self._forget,

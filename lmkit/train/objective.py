@@ -73,7 +73,12 @@ class Objective:
 
     The step is the same one for all: a batch, the weight of each of its targets, a gradient. An
     objective says where batches come from and what their targets weigh.
+
+    Attributes:
+        dropout: the model's dropout is on in the step.
     """
+
+    dropout = True
 
     def prepare(self, experiment: Experiment, stage: Stage, model: LMBase) -> StageData:
         """Read the stage's data, before the ranks connect.
@@ -109,6 +114,10 @@ class Objective:
             rank=scene.world.rank,
             size=scene.world.size,
         )
+
+    def batch_rows(self, plan: StagePlan) -> int:
+        """The rows that a step has at most, over all ranks."""
+        return plan.rows_per_batch
 
     def trial_batch(self, rows: RowSource, scene: Scene) -> Batch:
         """A batch as the stream will give, to find out what fits into the memory."""

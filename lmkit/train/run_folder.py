@@ -9,7 +9,7 @@ runs/NAME/experiment.json    the resolved experiment
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from lmkit.config import Experiment, differences
 from lmkit.errors import CheckpointError
 from lmkit.train.checkpoint import Checkpoint, CheckpointDir
+from lmkit.train.contents import MODEL
 from lmkit.train.loading import RUN_CHECKPOINTS, find_checkpoint
 from lmkit.train.lock import RunLock
 
@@ -68,10 +69,33 @@ class RunFolder:
             CheckpointError: there is none, or it is damaged.
         """
         for entry in reversed(CheckpointDir(self.checkpoints).entries()):
-            if entry.stage == name:
+            if entry.is_whole() and entry.stage == name:
                 entry.check(for_inference=True)
                 return entry
         return find_checkpoint(name)
+
+    def note(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """A checkpoint's place and its weights' sha256, as JSON; `noted` finds it again."""
+        folder = checkpoint.folder
+        of_run = folder.parent == self.checkpoints  # the run may be moved
+        return {
+            "checkpoint": folder.name if of_run else str(folder.resolve()),
+            "weights": checkpoint.manifest.files[MODEL].sha256,
+        }
+
+    def noted(self, note: Mapping[str, str]) -> Checkpoint:
+        """The checkpoint that `note` was made of.
+
+        Raises:
+            CheckpointError: it is gone, damaged, or another one.
+        """
+        checkpoint = Checkpoint(self.checkpoints / note["checkpoint"])
+        checkpoint.check(for_inference=True)
+        if checkpoint.manifest.files[MODEL].sha256 != note["weights"]:
+            raise CheckpointError(
+                "its weights are not those the stage began with", at=checkpoint.folder
+            )
+        return checkpoint
 
     def write_experiment(self) -> None:
         """Keep the resolved experiment with the run."""

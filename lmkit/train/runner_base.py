@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lmkit.config import Stage, blame
-from lmkit.errors import ConfigError, DistributedError, NumericError, Stopped
+from lmkit.errors import CheckpointError, ConfigError, DistributedError, NumericError, Stopped
 from lmkit.model import LMBase
 from lmkit.text import Batch
 from lmkit.train.by_hand import ByHand
@@ -40,6 +40,7 @@ class LMRunnerBase(ByHand):
 
     _data_fingerprint = ""  # of the stage under way; a model driven by hand has none
     _measured: Mapping[str, float] = {}  # by the evaluation after the last step, if there was one
+    _beginning: dict[str, str] | None = None  # of the stage under way: see RunFolder.note
 
     def fit(self, allow_change: Sequence[str] = ()) -> int:
         """Run the experiment's stages, from the newest checkpoint on where there is one.
@@ -63,9 +64,10 @@ class LMRunnerBase(ByHand):
         with ExitStack() as stack:
             # before the ranks connect: no collective waits for a tokenizer
             data = [self._prepare(stage) for stage in self.experiment.stages]
+            optimizers: dict[str, Any] = {}
             for index, each in enumerate(data):
                 with blame(self.experiment.stages[index].at, self.experiment.stages[index].places):
-                    self._rehearse(index, each)
+                    optimizers = self._rehearse(index, each, optimizers)
             # from here on a signal waits for the step's end; until here there is nothing to save
             self.stop = stack.enter_context(StopFlag())
             if self.world.is_main:
@@ -84,6 +86,7 @@ class LMRunnerBase(ByHand):
 
     def run_stage(self, index: int, data: StageData, resume: Checkpoint | None = None) -> None:
         """Train one stage to its end; from `resume`, a checkpoint within it, where given."""
+        self._measured = {}
         run = self._open_stage(index, data, resume)
         if run.done:
             return
@@ -173,6 +176,9 @@ class LMRunnerBase(ByHand):
         if self.world.is_main:
             self.checkpoints.prepare(checkpoint_bytes(self.model))
         self.world.barrier()
+        if self.precision_policy == "auto" and self.world.max(self.precision.name == "fp32"):
+            # every rank has timed a product of its own: all take what suits each
+            self.precision = Precision("fp32", self.world.device)
         resume = self.folder.find_resume()
         self._agree_on(resume)
         if resume is not None:
@@ -199,19 +205,34 @@ class LMRunnerBase(ByHand):
             objective = open_objective(stage, self.experiment.folder)
             return objective.prepare(self.experiment, stage, self.model)
 
-    def _rehearse(self, index: int, data: StageData) -> None:
-        """Open a stage for a look: its errors are due before anything is written, not at night."""
+    def _rehearse(self, index: int, data: StageData, before: Mapping[str, Any]) -> dict[str, Any]:
+        """Open a stage for a look: its errors are due before anything is written, not at night.
+
+        Args:
+            before: the optimizers of the stage before, in words; gives back those of this one.
+        """
         assert self.experiment is not None
         stage = self.experiment.stages[index]
         freeze(self.model, stage)
         run = StageRun.open(self.experiment, index, data, self.model)
         run.read_tasks()
-        self.construct_optimizer(self.model, run)
+        optimizers = self.construct_optimizer(self.model, run)
+        if stage.optimizer_state == "inherit":
+            try:
+                optimizers.check(before)
+            except CheckpointError as error:
+                raise ConfigError(
+                    f"stage '{stage.name}' cannot inherit the state of the optimizers before it: "
+                    f"{error.what}",
+                    hint="write optimizer_state: fresh",
+                    key="optimizer_state",
+                ) from error
         if type(self).evaluate is LMRunnerBase.evaluate:
             run.check_best()
         if stage.init_from and stage.init_from not in [s.name for s in self.experiment.stages]:
             with blame(stage.places.get("init_from", stage.at)):
                 self.folder.find_weights(stage.init_from).check_weights(self.model)
+        return optimizers.state_meta()
 
     def _open_stage(self, index: int, data: StageData, resume: Checkpoint | None) -> StageRun:
         assert self.experiment is not None
@@ -229,16 +250,20 @@ class LMRunnerBase(ByHand):
             step=self.progress.stage_step,
             position=self.progress.position,
         )
-        self.micro_batch.choose(run.plan.width, -(-run.plan.rows_per_batch // self.world.size))
+        rows = run.objective.batch_rows(run.plan)
+        self.micro_batch.choose(run.plan.width, -(-rows // self.world.size))
         if resume is None and stage.init_from:
             self.folder.find_weights(stage.init_from).load_weights(self.model)
-        if resume is not None:
+        if resume is None:
+            self._beginning = self._find_beginning(index)
+        else:
+            self._beginning = resume.state.get("beginning")
             self.folder.refuse_other_data(stage.name, resume.state["data"], data.fingerprint)
             self.micro_batch.rows = min(self.micro_batch.rows, resume.state["micro_batch"])
         self._make_learner(run)
         if resume is not None and not run.done:
             resume.load_optimizers(self.learner.optimizers)
-        if resume is None and stage.optimizer_state == "inherit" and index:
+        if resume is None and stage.optimizer_state == "inherit":
             before = self.folder.find_weights(self.experiment.stages[index - 1].name)
             before.check()
             before.load_optimizers(self.learner.optimizers)
@@ -257,23 +282,28 @@ class LMRunnerBase(ByHand):
             precision=self.precision,
             micro_batch=self.micro_batch,
             seed=hash((self.seed, self.progress.stage_index)),
-            reference=lambda: self._weights_at_the_beginning(run.stage),
+            reference=lambda: self._copy_of_beginning(run.stage),
         )
 
-    def _weights_at_the_beginning(self, stage: Stage) -> LMBase:
-        """A copy of the model as it was when the stage began; from the disk, so that a resumed run
-        has the same one."""
+    def _find_beginning(self, index: int) -> dict[str, str] | None:
+        """Where the weights lie that a stage with an objective begins with; None: they are new."""
         assert self.experiment is not None
-        names = [each.name for each in self.experiment.stages]
-        index = names.index(stage.name)
-        start = stage.init_from or (names[index - 1] if index else None)
-        if start is None:
+        stage = self.experiment.stages[index]
+        start = stage.init_from or (self.experiment.stages[index - 1].name if index else None)
+        if stage.objective is None or start is None:
+            return None
+        return self.folder.note(self.folder.find_weights(start))
+
+    def _copy_of_beginning(self, stage: Stage) -> LMBase:
+        """The model with the weights that the stage began with; from the disk, so that a resumed
+        run has the same ones."""
+        if self._beginning is None:
             raise ConfigError(
                 f"stage '{stage.name}' compares with the weights it begins with, and they are new",
                 hint="train a stage before it, or give it init_from:",
             )
         reference = copy.deepcopy(self.model).requires_grad_(False)
-        self.folder.find_weights(start).load_weights(reference)
+        self.folder.noted(self._beginning).load_weights(reference)
         return reference.eval()
 
     def _is_best(self, run: StageRun) -> bool:
@@ -295,4 +325,5 @@ class LMRunnerBase(ByHand):
             )
 
     def _state(self) -> dict[str, Any]:
-        return {**super()._state(), "data": self._data_fingerprint}
+        about = {"data": self._data_fingerprint, "beginning": self._beginning}
+        return {**super()._state(), **about}

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 NOTES = {
     "trimmed": "are longer than max_len and were cut",
     "without_target": "have nothing to train on within max_len and are left out",
+    "tools_left_out": "call tools, for which the chat template has no place: calls are left out",
     "empty": "are empty and left out",
 }
 
@@ -44,7 +45,7 @@ def prepare_stage_data(
     """Tokenise a stage's data, or open what an earlier start tokenised.
 
     Args:
-        pairs: it is of preferences.
+        pairs: it is of preferences. All are trained: nothing is measured on held-out ones.
 
     Raises:
         DataError: the data is missing, unreadable, or has no training text.
@@ -58,20 +59,23 @@ def prepare_stage_data(
         pairs=pairs,
     )
     # epochs are counted in rows, which a source in shards has when all of them are there
-    train = stores(source, split="train", whole=stage.epochs is not None)
-    if stage.validation is None:
-        validation = stores(source, split="validation")
-    else:
+    train = stores(source, split="all" if pairs else "train", whole=stage.epochs is not None)
+    validation: Store | None = None
+    if stage.validation is not None:
         with blame(stage.validation.at):
             validation = stores(build(stage.validation, folder=experiment.folder), split="all")
+    elif not pairs:
+        validation = stores(source, split="validation")
     if train.token_count == 0:
         raise DataError("there is no training text", at=f"stage '{stage.name}', {stage.data.path}")
     report_notes(stage.name, train.notes)
-    return StageData(train, validation if validation.token_count else None, source.fingerprint())
+    if validation is not None and not validation.token_count:
+        validation = None
+    return StageData(train, validation, source.fingerprint())
 
 
 def report_notes(place: str, notes: Mapping[str, Any]) -> None:
-    """Warn of samples that were cut or left out while the data was tokenised."""
+    """Warn of samples that were cut or left out, all or in part, while the data was tokenised."""
     for key, value in notes.items():
         if isinstance(value, Mapping):
             report_notes(f"{place}, {key}", value)

@@ -22,6 +22,7 @@ from lmkit.data.store import dtype_of
 from lmkit.errors import DataError, TokenizerError
 from lmkit.prompts import Prompt
 from lmkit.text import Byte, Tiktoken, Tokenizer, encode_prompt, trim
+from lmkit.train.stage_data import report_notes
 
 
 class Words(Tokenizer):
@@ -243,3 +244,24 @@ def test_a_mixture_is_prepared_part_by_part() -> None:
         prepared(prompts).folder,
     ]
     assert (mixed.weights, mixed.token_count, mixed.prompts) == ([3, 1.0], 6, True)
+
+
+@pytest.mark.parametrize(("template", "told"), [("nanochat", False), ("chatml", True)])
+def test_calls_of_tools_that_find_no_place_are_noted(
+    template: str, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = [
+        {"type": "python", "text": "1 + 2"},
+        {"type": "python_output", "text": "3"},
+        {"type": "text", "text": "It is 3."},
+    ]
+    asked = {"role": "user", "content": "?"}
+    calls = {"messages": [asked, {"role": "assistant", "content": parts}]}
+    says = {"messages": [asked, {"role": "assistant", "content": "It is 3."}]}
+    source = InMemory([says, calls, calls])
+    store = prepared(source, Tiktoken("python4k", chat=template), max_len=64)
+    noted = {"tools_left_out": 2, "first_tools_left_out": "prompts[1]"}
+    assert store.notes == (noted if told else {})
+    report_notes("sft", store.notes)
+    said = "sft: 2 samples call tools, for which the chat template has no place"
+    assert (said in caplog.text) == told

@@ -110,6 +110,48 @@ def test_a_rank_asks_only_its_share(rule: Any, quiz: Any) -> None:
     assert told == [1] * 4
 
 
+def repeated(quiz: Any, times: int) -> Any:
+    """The quiz with each of its questions so many times."""
+    task = quiz(ANSWERS)
+    once = task.problems("validation")
+    task.problems = lambda split: [problem for problem in once for _ in range(times)]
+    return task
+
+
+def test_a_question_that_comes_again_makes_nothing_surer(rule: Any, quiz: Any) -> None:
+    once = evaluate_task(rule(KNOWS), quiz(ANSWERS))
+    again = evaluate_task(rule(KNOWS), repeated(quiz, 5))
+    assert (again.count, again.value) == (20, once.value)
+    assert again.stderr == pytest.approx(once.stderr)
+
+
+def test_a_question_weighs_as_often_as_it_is_asked(rule: Any, quiz: Any) -> None:
+    task = quiz(ANSWERS)
+    first, *others = task.problems("validation")
+    task.problems = lambda split: [first, first, *others]
+    result = evaluate_task(rule(KNOWS), task)
+    assert result.value == pytest.approx(3 / 5)
+    gaps = (2 - 2 * 0.6, 1 - 0.6, -0.6, -0.6)
+    assert result.stderr == pytest.approx(math.hypot(*gaps) / 5)
+
+
+def test_the_same_words_with_other_choices_are_another_question(rule: Any, quiz: Any) -> None:
+    knows = {"p": {"yes": 0.9, "no": 0.1}}
+    task = quiz({"p": "yes"}, choices=("no", "yes"))
+    (problem,) = task.problems("validation")
+    other = replace(problem, choices=("yes", "no", "so"), correct=1)
+    task.problems = lambda split: [problem, other]
+    result = evaluate_task(rule(knows), task)
+    assert result.stderr == pytest.approx(0.5 / math.sqrt(2))
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_equal_questions_on_several_ranks_are_one(rule: Any, quiz: Any, size: int) -> None:
+    model, task = rule(KNOWS), repeated(quiz, 5)
+    alone = evaluate_task(model, task, batch=2)
+    assert evaluated_by(size, model, task, batch=2) == [alone] * size
+
+
 def test_samples_give_pass_at_k(rule: Any, quiz: Any) -> None:
     knows = {q: {"1": 0.5, "0": 0.5} for q in ("a", "bb", "ccc")}
     task = quiz(dict.fromkeys(knows, "1"))

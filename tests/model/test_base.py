@@ -295,3 +295,19 @@ def test_a_model_without_parameters_is_on_the_cpu() -> None:
     del model.scale
     assert model.device.type == "cpu"
     assert model.generate_prompts(["a"], 3) == ["bcd"]
+
+
+def test_a_padded_vocabulary_has_no_part_in_the_loss() -> None:
+    class Padded(LMBase):
+        def __init__(self) -> None:
+            super().__init__(tokenizer=Byte(), max_len=8)
+            self.table = nn.Embedding(300, 300)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.table(tokens)
+
+    torch.manual_seed(0)
+    model = Padded()
+    batch = model.tokenize(["abc", "de"])
+    told = -(model.log_probs(batch) * batch.weights).sum()
+    torch.testing.assert_close(model.loss(batch).total, told)

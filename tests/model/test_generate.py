@@ -12,7 +12,7 @@ from lmkit.model import LMBase
 from lmkit.model.generate import Piece, Writing
 from lmkit.nn import Cache, KVCache
 from lmkit.prompts import Completion, Message, Part, Prompt
-from lmkit.text import Byte, chat
+from lmkit.text import Byte, Tiktoken, chat
 from lmkit.text.encodings import CHAT_TOKENS
 from lmkit_models.gpt import GPT
 
@@ -376,3 +376,23 @@ def test_pieces_show_tools_and_a_stream_the_text_alone() -> None:
 def test_a_character_that_a_mark_breaks_off_is_shown_as_such() -> None:
     done = answer("é".encode()[:1], CALL, b"1", CALLED)
     assert done.parts[0] == Part("text", "\ufffd")
+
+
+def test_a_turn_that_goes_over_into_the_next_document_has_not_ended() -> None:
+    tokenizer = Tiktoken("python4k", chat="nanochat")
+
+    class Restless(LMBase):
+        """Writes bos after whatever it reads."""
+
+        def __init__(self) -> None:
+            super().__init__(tokenizer=tokenizer, max_len=64)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            wanted = torch.full_like(tokens, tokenizer.bos)
+            return torch.nn.functional.one_hot(wanted, tokenizer.vocab_size).float()
+
+    model = Restless()
+    (turn,) = model.generate([{"messages": [{"role": "user", "content": "a"}]}])
+    assert (turn.finish, turn.end, turn.ids) == ("length", tokenizer.bos, ())
+    (text,) = model.generate(["a"])
+    assert text.finish == "stop"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lmkit.config import Experiment, Spec, Stage
+from lmkit.config.spec import Place
 from lmkit.data import InMemory, prepare
 from lmkit.errors import ConfigError, DataError
 from lmkit.model import LMBase
@@ -17,7 +20,7 @@ from lmkit.prompts import Message, Prompt
 from lmkit.rl.dpo import DPO, PairRows, Preferences
 from lmkit.rl.weighing import log_probs
 from lmkit.text import Batch, Byte, encode_prompt
-from lmkit.text.pairs import encode_pair, split_pair
+from lmkit.text.pairs import encode_pair, split_pair, trim_pair
 from lmkit.train.accumulate import LossModule, accumulate
 from lmkit.train.objective import Scene
 
@@ -52,7 +55,7 @@ class Once(Iterator[Batch]):
 
 def test_a_pair_comes_apart_as_it_was_put_together() -> None:
     prompt = Prompt.of({"prompt": "ab", "chosen": "cd", "rejected": "e"})
-    halves = split_pair(encode_pair(Byte(), prompt, 64))
+    halves = split_pair(encode_pair(Byte(), prompt))
     for half, text in zip(halves, ("cd", "e"), strict=True):
         alone = encode_prompt(
             Byte(), Prompt.of({"prompt": "ab", "truth": text}), include_prompts=False
@@ -64,18 +67,32 @@ def test_a_pair_comes_apart_as_it_was_put_together() -> None:
 def test_of_a_conversation_only_the_last_answer_is_weighed() -> None:
     turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
     prompt = Prompt(messages=turns, chosen="dd", rejected="e")
-    chosen, rejected = split_pair(encode_pair(Byte(), prompt, 200))
+    chosen, rejected = split_pair(encode_pair(Byte(), prompt))
     assert Byte().decode(chosen.ids[chosen.mask][:-1].tolist()) == "dd"
     assert Byte().decode(rejected.ids[rejected.mask][:-1].tolist()) == "e"
 
 
 def test_each_half_has_half_a_row() -> None:
     prompt = Prompt(prompt="ab", chosen=60 * "c", rejected="e")
-    chosen, rejected = split_pair(encode_pair(Byte(), prompt, 32))
+    chosen, rejected = split_pair(trim_pair(encode_pair(Byte(), prompt), 32))
     assert len(chosen.ids) == 16
     assert len(rejected.ids) < 16
     out_of_reach = Prompt(prompt=60 * "a", chosen="c", rejected="e")
-    assert encode_pair(Byte(), out_of_reach, 32).trained == 0
+    assert trim_pair(encode_pair(Byte(), out_of_reach), 32).trained == 0
+
+
+def test_pairs_that_were_cut_are_noted_and_left_out_if_no_difference_is_left() -> None:
+    pairs = [
+        {"prompt": "a", "chosen": 60 * "c", "rejected": "e"},
+        {"prompt": "a", "chosen": 60 * "c" + "d", "rejected": 60 * "c" + "e"},
+        {"prompt": "a", "chosen": "c", "rejected": "e"},
+    ]
+    store = prepare(InMemory(pairs), Byte(), "all", max_len=32, pairs=True, progress=False)
+    assert store.document_count == 2
+    assert store.notes == {
+        "trimmed": 2, "first_trimmed": "prompts[0]",
+        "without_target": 1, "first_without_target": "prompts[1]",
+    }  # fmt: skip
 
 
 def test_rows_hold_whole_pairs_chosen_first(rows: PairRows) -> None:
@@ -149,8 +166,11 @@ def test_log_probs_do_not_depend_on_the_micro_batch(
     model: LMBase, rows: PairRows, make_scene: Callable[..., Scene]
 ) -> None:
     batch = rows.batch(0, rows.rows_per_epoch)
-    precision = make_scene(model).precision
-    one, all_ = (log_probs(model, batch, count, precision) for count in (1, len(batch)))
+    scene = make_scene(model)
+    found = []
+    for scene.micro_batch.rows in (1, len(batch)):
+        found.append(log_probs(model, batch, scene.micro_batch, scene.precision))
+    one, all_ = found
     torch.testing.assert_close(one, all_, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         told = -(all_ * batch.weights).sum()
@@ -171,6 +191,31 @@ def test_data_without_preferences_is_refused(model: LMBase, tmp_path: Path) -> N
     asked = experiment(tmp_path, spec)
     with pytest.raises(DataError, match=r"p.jsonl:2: this is no preference"):
         DPO().prepare(asked, asked.stages[0], model)
+
+
+def test_no_pair_is_held_out_for_nothing_measures_them(model: LMBase, tmp_path: Path) -> None:
+    spec = Spec("lmkit.data.sources.InMemory", {"prompts": PAIRS, "holdout": 0.5})
+    asked = experiment(tmp_path, spec)
+    data = DPO().prepare(asked, asked.stages[0], model)
+    assert (data.train.document_count, data.validation) == (len(PAIRS), None)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"validation": Spec("x.Y")}, "DPO measures nothing on held-out pairs"),
+        ({"isolate_documents": True}, "DPO always keeps the two answers of a row apart"),
+    ],
+)
+def test_a_key_that_would_do_nothing_is_refused(
+    model: LMBase, tmp_path: Path, change: dict[str, Any], what: str
+) -> None:
+    asked = experiment(tmp_path, Spec("lmkit.data.sources.InMemory", {"prompts": PAIRS}))
+    place = Place("x.yaml", 7)
+    (key,) = change
+    stage = replace(asked.stages[0], **change, places={key: place})
+    with pytest.raises(ConfigError, match=f"^x.yaml:7: stage 'dpo': {what}; leave {key} out"):
+        DPO().prepare(asked, stage, model)
 
 
 def test_preferences_without_an_objective_are_refused(model: LMBase) -> None:

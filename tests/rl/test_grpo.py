@@ -200,8 +200,35 @@ def test_a_stage_that_does_not_suit_is_refused(model: LMBase) -> None:
     checkpoint = Stage(name="a", data=texts, steps=1).checkpoint
     every = type(checkpoint)(every=3)
     assert "nearest: 4" in refused(model, checkpoint=every, objective={"steps_per_rollout": 2})
+    assert "validation means nothing" in refused(model, validation=texts)
+    assert "isolate_documents means nothing" in refused(model, isolate_documents=True)
     none = Spec("lmkit.tasks.arithmetic.Arithmetic", {"train": 0})
     assert "there are no problems" in refused(model, none)
+
+
+def test_problems_that_never_fit_are_refused_at_once(model: LMBase) -> None:
+    model.max_len = 8
+    assert "no problem leaves room for an answer in the context of 8" in refused(model)
+
+
+def test_a_copy_of_the_beginning_is_the_same_one_whatever_happened_since(
+    tmp_path: Path, straight: Path
+) -> None:
+    """The other run went on: the stage still compares with what it began with, or says why not."""
+    base = tmp_path / "base"
+    base.mkdir()
+    train(write(base), "stages.rl.steps=2", "stages.dpo.steps=1")
+    path = write(tmp_path)
+    start = [f"stages.rl.init_from={base / 'run'}", "stages.dpo.steps=1"]
+    train(path, *start, "stages.rl.steps=2")
+    before = [line["kl"] for line in lines(tmp_path / "run") if "kl" in line]
+    train(write(base), "stages.rl.steps=2", "stages.dpo.steps=6")
+    done = subprocess.run(
+        command(path, *start, "stages.rl.steps=2", "stages.dpo.steps=2"),
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [line["kl"] for line in lines(tmp_path / "run") if "kl" in line] == before
 
 
 def test_a_comparison_with_new_weights_is_refused(tmp_path: Path) -> None:

@@ -155,9 +155,49 @@ def test_problems_too_long_for_an_answer_are_left_out_with_a_warning(
     with caplog.at_level(logging.WARNING):
         stream = rollouts(Long(), make_scene(model))
         batch = next(stream)
-    assert stream.left_out == 1
+    assert stream.measures["problems_left_out"] == 1
     assert "do not fit into 64 tokens" in caplog.text
     assert batch.count > 0
+
+
+def test_where_no_problem_fits_no_reward_is_made_up(
+    model: LMBase, make_scene: MakeScene, task: Task
+) -> None:
+    class Long(type(task)):  # type: ignore[misc]
+        def problems(self, split: Split) -> Sequence[Problem]:
+            return [Problem((Message("user", 100 * "a"),), answer="a")] * 3
+
+    stream = rollouts(Long(), make_scene(model))
+    batch = next(stream)
+    assert stream.measures == {"problems_left_out": 3}
+    assert len(batch) == batch.count == 0
+
+
+def test_an_answer_may_reach_past_the_context(
+    model: LMBase, make_scene: MakeScene, task: Task
+) -> None:
+    class Endless(type(task)):  # type: ignore[misc]
+        max_new_tokens = 100
+
+    batch = next(rollouts(Endless(), make_scene(model)))
+    assert batch.width == 64
+    assert batch.count < 12 * 64
+
+
+def test_memory_that_runs_out_in_the_log_probabilities_halves_the_micro_batch(
+    model: LMBase, make_scene: MakeScene, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = make_scene(model)
+    real = type(model).log_probs
+
+    def small(self: LMBase, batch: Batch) -> torch.Tensor:
+        if len(batch) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried too much")
+        return real(self, batch)
+
+    monkeypatch.setattr(type(model), "log_probs", small)
+    assert next(rollouts(task, scene, kl=0.1)).count
+    assert scene.micro_batch.rows == 1
 
 
 def gradient(model: LMBase, batch: Batch, scene: Scene) -> dict[str, torch.Tensor]:

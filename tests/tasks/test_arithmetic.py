@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmkit.data.holdout import is_held_out
 from lmkit.errors import ConfigError
 from lmkit.prompts import Completion, Part
 from lmkit.tasks.arithmetic import APPLY, WORDINGS, Arithmetic, by_places, last_number
+from lmkit.tasks.generated import HOLDOUT
 
 
 def said(text: str) -> Completion:
@@ -100,6 +102,24 @@ def test_steps_come_before_the_answer() -> None:
     *steps, last = problem.solution.text.split("\n")
     assert last.endswith(f"= {problem.answer}")
     assert len(steps) in (0, 3)
+
+
+@pytest.mark.parametrize("tools", [False, "mixed"])
+def test_no_step_of_what_is_trained_is_a_held_out_problem(tools: bool | str) -> None:
+    told = {"digits": [1, 2, 3], "tools": tools, "steps": True, "train": 300}
+    task, seen = Arithmetic(**told), 0
+    for problem in task.problems("train"):
+        for content in task.shown(problem):
+            seen += 1
+            assert not is_held_out(repr(content), HOLDOUT)
+    assert seen > 100
+    measured = Arithmetic(**told).problems("validation")[:300]
+    shown = [content for problem in measured for content in task.shown(problem)]
+    assert any(is_held_out(repr(content), HOLDOUT) for content in shown)
+
+
+def test_steps_are_other_problems_than_they_were_and_all_else_is_the_same() -> None:
+    assert (Arithmetic(tools=False).version, Arithmetic(tools=False, steps=True).version) == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,18 @@ def test_wrong_templates_name_their_line(tmp_path: Path, source: str, said: str)
         Tiktoken("gpt2", chat=str(tmp_path / "x.jinja"))
 
 
+@pytest.mark.parametrize("name", packaged())
+def test_which_templates_have_a_place_for_tools(name: str) -> None:
+    assert packaged()[name].shows_tools == (name == "nanochat")
+
+
+def test_a_place_for_tools_needs_no_special_tokens() -> None:
+    own = "{% for m in messages %}{% for p in m.parts %}<{{ p.text }}>{% endfor %}{% endfor %}"
+    assert ChatTemplate(own).shows_tools
+    refuses = own + "{% if messages[1].parts | length > 1 %}{{ raise_exception('no') }}{% endif %}"
+    assert not ChatTemplate(refuses).shows_tools
+
+
 def test_a_template_may_refuse_a_conversation() -> None:
     source = packaged()["chatml"].source
     refusing = ChatTemplate(

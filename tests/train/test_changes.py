@@ -237,3 +237,14 @@ def test_weights_are_not_given_to_another_tokenizer(
     done = lmkit("train", experiment_file, *short, *other)
     assert done.returncode == 3, done.stderr
     assert "its tokenizer (257 ids) is not the experiment's (257)" in done.stderr
+
+
+def test_what_cannot_be_inherited_is_told_before_the_first_step(
+    experiment_file: Path, lmkit: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = lmkit("train", experiment_file, "stages.sft.optimizer_state=inherit")
+    assert done.returncode == 2
+    assert "stage 'sft' cannot inherit the state of the optimizers before it" in done.stderr
+    assert not (experiment_file.parent / "run" / "metrics.jsonl").exists()
+    done = lmkit("train", experiment_file, "stages.pretrain.optimizer_state=inherit")
+    assert "is the first: there is no optimizer state to inherit" in done.stderr
