@@ -98,7 +98,6 @@ class Measured:
             mean = _percent(centered_mean(self._results))
             yield f"{f'mean of {len(self.asked)}':<{width}}{mean:>48}"
 
-
     def _core(self, core: CoreResult) -> Iterator[str]:
         width = max(len(result.name) for result in core.tasks)
         yield f"{'CORE':<{width}}       n            accuracy    chance   centred"

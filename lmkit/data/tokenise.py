@@ -219,7 +219,7 @@ def _prompt_encoder(tokenizer: Tokenizer, options: _Options) -> _Encode:
             asked = options.include_prompts
             whole = encode_prompt(tokenizer, part.document, include_prompts=asked)
             sample = trim(whole, options.max_len)
-        notes = ("trimmed",) if len(sample.ids) < len(whole.ids) else ()
+        notes: tuple[str, ...] = ("trimmed",) if len(sample.ids) < len(whole.ids) else ()
         if _calls_tools(part.document) and not tokenizer.chat.shows_tools:
             notes += ("tools_left_out",)
         if not sample.trained:

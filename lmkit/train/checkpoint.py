@@ -144,17 +144,30 @@ class Checkpoint:
             return None
         return load_tokenizer(self.folder / "tokenizer")
 
-    def check_tokenizer(self, model: LMBase) -> None:
-        """Make sure that the model's ids mean what they meant to these weights."""
+    def check_tokenizer(self, model: LMBase, *, same_chat: bool = False) -> None:
+        """Make sure that the model's ids mean what they meant to these weights.
+
+        Conversations may be laid out otherwise: a model can be taught another chat template.
+
+        Args:
+            same_chat: refuse that too; for a run that goes on, whose file may have been altered.
+        """
         saved = self.tokenizer()
-        if saved is None or model.tokenizer is None:
+        own = model.tokenizer
+        if saved is None or own is None:
             return
-        if saved.fingerprint != model.tokenizer.fingerprint:
+        if saved.text_fingerprint != own.text_fingerprint:
             raise CheckpointError(
                 f"its tokenizer ({saved.vocab_size:,} ids) is not the experiment's "
-                f"({model.tokenizer.vocab_size:,}): the same id would mean other text",
+                f"({own.vocab_size:,}): the same id would mean other text",
                 hint=f"tokenizer: {{class: lmkit.text.tokenizer.Tiktoken, "
                 f"ranks: {self.folder / 'tokenizer'}}}",
+                at=self.folder,
+            )
+        if same_chat and saved.chat != own.chat:
+            raise CheckpointError(
+                f"its chat template is not the experiment's, {own.chat.at}",
+                hint="put the template back, or start another run from this with init_from",
                 at=self.folder,
             )
 

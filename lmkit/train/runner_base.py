@@ -182,6 +182,7 @@ class LMRunnerBase(ByHand):
         resume = self.folder.find_resume()
         self._agree_on(resume)
         if resume is not None:
+            resume.check_tokenizer(self.model, same_chat=True)
             resume.load_weights(self.model)
             self.progress = Progress.from_state(resume.state["progress"])
             if self.precision_policy == "auto":  # a probe may have said otherwise then

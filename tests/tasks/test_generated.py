@@ -36,13 +36,21 @@ def contents(task: Generated, split: Split) -> set[tuple[str, ...]]:
     return {tuple(sorted(problem.messages[0].text.split())) for problem in problems}
 
 
+def digest_of(task: Generated) -> str:
+    some = [*task.problems("train")[:50], *task.problems("validation")[:10]]
+    text = "\n".join(f"{problem.messages} {problem.solution} {problem.answer}" for problem in some)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_problems_of_a_seed_are_pinned(kind: type[Generated]) -> None:
     task = kind()
-    some = [*task.problems("train")[:50], *task.problems("validation")[:10]]
-    text = "\n".join(f"{problem.messages} {problem.solution} {problem.answer}" for problem in some)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    assert (kind.version, digest) == PINNED[kind.__name__]
+    assert (task.version, digest_of(task)) == PINNED[kind.__name__]
+
+
+def test_the_problems_with_steps_are_pinned() -> None:
+    task = Arithmetic(digits=3, tools=False, steps=True)
+    assert (task.version, digest_of(task)) == (2, "89a1b2faee8ad482")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -209,6 +209,16 @@ def test_other_templates_are_other_tokenizers() -> None:
     assert len(found) == len(formats) - 1  # nanochat is the default
 
 
+def test_text_is_the_same_in_every_template_of_the_same_special_tokens() -> None:
+    every = dict(zip(CHAT_TOKENS, range(4096, 4107), strict=True))
+    formats = [*(name for name in packaged() if name not in ("chatml", "llama3")), None]
+    tokenizers = [Tiktoken("python4k", special_tokens=every, chat=name) for name in formats]
+    assert len({tokenizer.text_fingerprint for tokenizer in tokenizers}) == 1
+    others = [Tiktoken("python4k", special_tokens=every, chat="chatml"), Tiktoken("python4k")]
+    others += [Tiktoken("gpt2"), Byte()]
+    assert len({tokenizer.text_fingerprint for tokenizer in [*others, tokenizers[0]]}) == 5
+
+
 TURN = "{{ message.role }}: {{ message.content }}{{ eos_token }}"
 
 

@@ -187,6 +187,7 @@ def test_fingerprints_tell_tokenizers_apart(tmp_path: Path) -> None:
         Tiktoken(ranks=tmp_path / "a.tiktoken", special_tokens={"<|user|>": 257}),
     ]
     assert len({variant.fingerprint for variant in variants}) == len(variants)
+    assert len({variant.text_fingerprint for variant in variants}) == len(variants)
 
 
 def test_tokenizers_saved_before_there_were_templates_are_loaded(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from lmkit.errors import CheckpointError, ConfigError, StorageError
 from lmkit.optim import OptimizerSet
-from lmkit.text import Byte
+from lmkit.text import Byte, Tiktoken
 from lmkit.train import contents as contents_module
 from lmkit.train.checkpoint import (
     Checkpoint,
@@ -91,6 +91,32 @@ def test_all_comes_back_to_the_bit(tmp_path: Path) -> None:
     back, saved = optimizers.state_tensors(), OPTIMIZERS.state_tensors()
     assert back.keys() == saved.keys()
     assert all(torch.equal(back[name], saved[name]) for name in saved)
+
+
+def in_chat(chat: str) -> MLP:
+    sizes = {"embedding_dim": 2, "window": 2, "nodes": 4, "layers": 1, "max_len": 8}
+    return MLP(tokenizer=Tiktoken("python4k", chat=chat), **sizes)
+
+
+def test_weights_may_be_taught_another_chat_template(tmp_path: Path) -> None:
+    given = CheckpointContents(in_chat("plain"), None, state={}, stage="a", step=1)
+    checkpoint = Checkpoint(given.write(tmp_path / "c"))
+    model = in_chat("prompt_truth")
+    checkpoint.check_weights(model)
+    checkpoint.load_weights(model)
+    assert model.tokenizer is not None
+    assert model.tokenizer.chat.name == "prompt_truth"
+    checkpoint.check_tokenizer(in_chat("plain"), same_chat=True)
+    with pytest.raises(CheckpointError, match=r"its chat template is not .*prompt_truth\.jinja"):
+        checkpoint.check_tokenizer(model, same_chat=True)
+
+
+def test_weights_are_not_given_to_ids_that_mean_other_text(tmp_path: Path) -> None:
+    given = CheckpointContents(in_chat("plain"), None, state={}, stage="a", step=1)
+    checkpoint = Checkpoint(given.write(tmp_path / "c"))
+    for other in (in_chat("chatml"), make_model()):  # more special tokens; another vocabulary
+        with pytest.raises(CheckpointError, match="the same id would mean other text"):
+            checkpoint.load_weights(other)
 
 
 def test_there_is_no_pickle_and_a_hash_of_every_file(tmp_path: Path) -> None:
