@@ -83,7 +83,9 @@ class Screen:
     def show(self, piece: Piece) -> None:
         """Write a piece at once."""
         text = piece.text.translate(UNSEEN) if self.is_terminal else piece.text
-        print(self._turn_to(piece.kind) + text, end="", flush=True)
+        closing = self._turn_to(piece.kind)
+        apart = " " if closing and piece.kind == "text" and not text[:1].isspace() else ""
+        print(closing + apart + text, end="", flush=True)
 
     def end(self) -> None:
         """The answer is over."""

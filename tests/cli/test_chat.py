@@ -410,3 +410,11 @@ def test_ctrl_c_ends_a_pipe(checkpoint: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (130, b"interrupted\n")
+
+
+def test_text_stands_apart_from_a_call(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    for kind, text in (("text", "So "), ("python", "6*7"), ("python_output", "42"), ("text", "42")):
+        screen.show(Piece(0, kind, text))
+    screen.end()
+    assert capsys.readouterr().out == "So [6*7 = 42] 42\n"
