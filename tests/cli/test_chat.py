@@ -373,7 +373,7 @@ def test_calls_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
     ]:
         screen.show(Piece(0, kind, text))
     screen.end()
-    assert capsys.readouterr().out == "[1+1 = 2][import]so[3]\n"
+    assert capsys.readouterr().out == "[1+1 = 2][import] so[3]\n"
 
 
 def test_what_else_a_terminal_shows(terminal: Callable[..., Terminal]) -> None:
@@ -410,11 +410,3 @@ def test_ctrl_c_ends_a_pipe(checkpoint: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (130, b"interrupted\n")
-
-
-def test_text_stands_apart_from_a_call(capsys: pytest.CaptureFixture[str]) -> None:
-    screen = Screen()
-    for kind, text in (("text", "So "), ("python", "6*7"), ("python_output", "42"), ("text", "42")):
-        screen.show(Piece(0, kind, text))
-    screen.end()
-    assert capsys.readouterr().out == "So [6*7 = 42] 42\n"
