@@ -148,20 +148,20 @@ RL = """
 
 
 def test_reinforcement_learning(project: Any) -> None:
-    project.rewrite("Table}", "Table, vocab_size: 257}")
+    model = "model={class: lmkit_models.gpt.GPT, depth: 1, width: 32, head_dim: 16, max_len: 64}"
     project.rewrite("    checkpoint: {every: 2}\n", "    checkpoint: {every: 2}\n" + RL)
-    found = check(project)
+    found = check(project, model)
     _, stage = found["stages"]
     assert stage["step"] == "5 problems, 4 answers to each"
     assert (stage["steps"], stage["tokens"], stage["data_tokens"]) == (3, None, None)
     assert stage["epochs"] == pytest.approx(15 / stage["data_rows"])
     assert found["seconds"]["rl"] is None
-    out = project.lmkit("check", project.yaml).out
+    out = project.lmkit("check", project.yaml, model).out
     assert "step        5 problems, 4 answers to each\n" in out
     assert "length      3 steps, " in out
     assert "time        not known before training begins" in out
     project.rewrite("batch_size: 5", "batch_tokens: 80")
-    done = project.lmkit("check", project.yaml)
+    done = project.lmkit("check", project.yaml, model)
     assert done.code == 2
     assert "give batch_size (problems a step)" in done.error
 
