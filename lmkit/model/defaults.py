@@ -24,7 +24,7 @@ def default_specs(scaling_parameters: int, tables: Sequence[str]) -> list[dict[s
         scaling_parameters: N, those of matrices and head.
         tables: names of the embeddings with a row a token that are no head too.
     """
-    adamw = {"class": "torch.optim.AdamW", "betas": [0.9, 0.95], "fused": True}
+    adamw = {"class": "lmkit.optim.AdamW", "betas": [0.9, 0.95]}
     rest = adamw | {
         "lr": max(1e-4, 0.003239 - 0.0001395 * math.log(scaling_parameters)),
         "weight_decay": 0.1,

@@ -1,7 +1,9 @@
 """Muon: momentum, orthogonalised; for the weight matrices of hidden layers and nothing else.
 
 All matrices of one shape are orthogonalised in one batch: on two CPU threads that takes less than
-half the time of a loop, because each small matmul of a loop ends in a barrier between threads.
+half the time of a loop, because each small matmul of a loop ends in a barrier between threads. Of
+several ranks each orthogonalises a share (see `shares`); momentum and all other state every rank
+keeps whole.
 
 Sources: Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/), Polar Express (Amsel
 et al. 2025, arXiv 2505.16932), NorMuon (Li et al. 2025, arXiv 2510.05491), cautious weight decay
@@ -20,6 +22,8 @@ import torch
 from torch import Tensor
 
 from lmkit.errors import ConfigError
+from lmkit.optim.eager import EagerOptimizer
+from lmkit.optim.shares import gather, ranks, share_out
 
 Coefficients = tuple[float, float, float]
 
@@ -43,7 +47,7 @@ WARMUP_START = 0.85  # momentum at the first step of a momentum warm-up (modded-
 CPU_BATCH, BATCH = 2**21, 2**26
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(EagerOptimizer):
     """Step every matrix along the orthogonalised direction of its momentum.
 
     The rate is scaled by sqrt(max(1, rows / columns)) as in torch.optim.Muon. State per matrix, in
@@ -61,6 +65,8 @@ class Muon(torch.optim.Optimizer):
         method: the polynomials that orthogonalise.
         iterations: how many of them.
         dtype: what to orthogonalise in; auto is bfloat16 where the hardware computes in it.
+        shard: where torch.distributed has several ranks, each orthogonalises a share of the
+            matrices and gets the others' updates from their ranks. All must step the same ones.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class Muon(torch.optim.Optimizer):
         method: Literal["polar_express", "newton_schulz"] = "polar_express",
         iterations: int = 5,
         dtype: Literal["auto", "bfloat16", "float32"] = "auto",
+        shard: bool = True,
     ) -> None:
         for name, value in (("momentum", momentum), ("beta2", beta2)):
             if not 0 <= value < 1:
@@ -102,6 +109,7 @@ class Muon(torch.optim.Optimizer):
             "method": method,
             "iterations": iterations,
             "dtype": dtype,
+            "shard": shard,
             "step": 0,
         }
         super().__init__(params, defaults)
@@ -120,32 +128,55 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every matrix that has a gradient."""
+        """Update every matrix that has a gradient.
+
+        Raises:
+            DistributedError: another rank is gone.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             group["step"] += 1
-            for matrices in _batches(group["params"]):
-                self._update(matrices, group)
+            matrices = [p for p in group["params"] if p.grad is not None]
+            momentum = _momentum_now(group)
+            for p in matrices:
+                self._state(p, group)["momentum"].lerp_(_grad(p), 1 - momentum)
+            for p, update in self._updates(matrices, group, momentum):
+                update = update.float()
+                if beta2 := group["beta2"]:
+                    even_out_(update, self.state[p]["second_moment"], beta2)
+                _apply(p, update, group)
         return loss
 
-    def _update(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
-        """One step of matrices that share a shape."""
-        dtype = _dtype(group["dtype"], matrices[0].device)
-        update_NRC = matrices[0].new_empty(len(matrices), *matrices[0].shape, dtype=dtype)
-        momentum = _momentum_now(group)
-        for p, direction in zip(matrices, update_NRC.unbind(), strict=True):
-            mean, grad = self._state(p, group)["momentum"], _grad(p)
-            mean.lerp_(grad, 1 - momentum)
-            direction.copy_(grad.lerp(mean, momentum) if group["nesterov"] else mean)
-        update_NRC = orthogonalize(update_NRC, METHODS[group["method"]], group["iterations"])
-        for p, update in zip(matrices, update_NRC.unbind(), strict=True):
-            update = update.float()
-            if beta2 := group["beta2"]:
-                even_out_(update, self.state[p]["second_moment"], beta2)
-            _apply(p, update, group)
+    def _updates(
+        self, matrices: list[Tensor], group: dict[str, Any], momentum: float
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each matrix with its orthogonalised direction, in any order; the same on every rank."""
+        rank, size = ranks() if group["shard"] else (0, 1)
+        if size == 1 or not matrices:
+            return self._orthogonal(matrices, group, momentum)
+        shares = share_out([_cost(p) for p in matrices], size)
+        mine = [matrices[i] for i in shares[rank]]
+        done = {id(p): update for p, update in self._orthogonal(mine, group, momentum)}
+        shapes = [[matrices[i].shape for i in share] for share in shares]
+        like = matrices[0].new_empty(0, dtype=_dtype(group["dtype"], matrices[0].device))
+        updates = gather([done[id(p)] for p in mine], shapes, like)
+        return zip((matrices[i] for share in shares for i in share), updates, strict=True)
+
+    def _orthogonal(
+        self, matrices: list[Tensor], group: dict[str, Any], momentum: float
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same of `matrices` alone, those of one shape together."""
+        for batch in _batches(matrices):
+            dtype = _dtype(group["dtype"], batch[0].device)
+            update_NRC = batch[0].new_empty(len(batch), *batch[0].shape, dtype=dtype)
+            for p, direction in zip(batch, update_NRC.unbind(), strict=True):
+                mean = self.state[p]["momentum"]
+                direction.copy_(_grad(p).lerp(mean, momentum) if group["nesterov"] else mean)
+            update_NRC = orthogonalize(update_NRC, METHODS[group["method"]], group["iterations"])
+            yield from zip(batch, update_NRC.unbind(), strict=True)
 
     def _state(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         state = self.state[p]
@@ -171,6 +202,8 @@ def orthogonalize(x_NRC: Tensor, coefficients: list[Coefficients], iterations: i
         gram_NSS = x_NRC.mT @ x_NRC if tall else x_NRC @ x_NRC.mT
         poly_NSS = torch.baddbmm(gram_NSS, gram_NSS, gram_NSS, beta=b, alpha=c)
         left, right = (x_NRC, poly_NSS) if tall else (poly_NSS, x_NRC)
+        # `a` on the diagonal of poly_NSS, or two iterations through one Gram matrix, would be 1.1
+        # to 1.2 times as fast and three times as far from what float32 gives (3.4 %, not 1.2 %)
         x_NRC = torch.baddbmm(x_NRC, left, right, beta=a)
     return x_NRC
 
@@ -182,11 +215,12 @@ def even_out_(update_RC: Tensor, moment: Tensor, beta2: float) -> None:
     (1, C). The norm of the whole update stays.
     """
     across = 1 if moment.shape[1] == 1 else 0
-    norm = torch.linalg.vector_norm(update_RC, dim=across, keepdim=True)
-    moment.lerp_(norm.square() / update_RC.shape[across], 1 - beta2)
+    # not vector_norm: over the rows of a matrix it takes 12 times as long on the CPU
+    power = update_RC.square().mean(across, keepdim=True)
+    moment.lerp_(power, 1 - beta2)
     scale = moment.clamp_min(1e-10).rsqrt()
-    total = torch.linalg.vector_norm(norm * scale).clamp_min(1e-10)
-    update_RC.mul_(scale.mul_(torch.linalg.vector_norm(norm) / total))
+    evened = (power * scale.square()).sum().clamp_min(1e-20)
+    update_RC.mul_(scale.mul_((power.sum() / evened).sqrt()))
 
 
 def bf16_in_hardware(device: torch.device) -> bool:
@@ -203,16 +237,21 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _batches(params: list[Tensor]) -> Iterator[list[Tensor]]:
-    """The matrices that have a gradient, those of one shape together."""
+    """The matrices of one shape together."""
     same: dict[tuple[Any, ...], list[Tensor]] = {}
     for p in params:
-        if p.grad is not None:
-            same.setdefault((p.device, p.shape), []).append(p)
+        same.setdefault((p.device, p.shape), []).append(p)
     for matrices in same.values():
         limit = CPU_BATCH if matrices[0].is_cpu else BATCH
         count = max(1, limit // matrices[0].numel())
         for first in range(0, len(matrices), count):
             yield matrices[first : first + count]
+
+
+def _cost(p: Tensor) -> int:
+    """What it takes to orthogonalise a matrix, in proportion: multiplications of an iteration."""
+    short, long = sorted(p.shape)
+    return short * short * (2 * long + short)
 
 
 def _momentum_now(group: dict[str, Any]) -> float:
@@ -221,7 +260,7 @@ def _momentum_now(group: dict[str, Any]) -> float:
 
 
 def _grad(p: Tensor) -> Tensor:
-    assert p.grad is not None  # `_batches` gives no others
+    assert p.grad is not None  # `step` asks for no others
     return p.grad.float()
 
 

@@ -105,8 +105,8 @@ class OptimizerSet:
 
     def zero_grad(self) -> None:
         """Forget all gradients and free their memory."""
-        for member in self.members:
-            member.optimizer.zero_grad(set_to_none=True)
+        for p in self.parameters():
+            p.grad = None
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The live state, keyed `<optimizer's position>/<parameter name>/<state key>`."""

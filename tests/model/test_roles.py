@@ -90,7 +90,7 @@ def test_counts() -> None:
 def test_the_default_optimizer_spares_scalars_and_slows_with_size() -> None:
     (small,) = Net().default_optimizers(8192, 100)
     (large,) = Net(vocab=30_000).default_optimizers(8192, 100)
-    assert small["class"] == "torch.optim.AdamW"
+    assert small["class"] == "lmkit.optim.AdamW"
     assert small["no_decay"] == ["scalars"]
     assert 0 < large["lr"] < small["lr"] < 3e-3
 
