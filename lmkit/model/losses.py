@@ -65,8 +65,8 @@ def linear_cross_entropy(
         weights: (N,), what each token counts; may require a gradient too.
         softcap: logits become `softcap * tanh(logits / softcap)` (Gemma 2, arXiv 2408.00118).
         vocab_size: columns from here on are padding and get no probability.
-        chunk: tokens at a time; by default what keeps a chunk of logits in a CPU's cache or in some
-            hundred MB of a GPU, under torch.compile at least a quarter of all.
+        chunk: tokens at a time; by default 1024 on a CPU and what makes some hundred MB of logits
+            on a GPU, under torch.compile at least a quarter of all.
 
     Returns:
         the weighted sum, a scalar in float32 (float64 for float64 input).
@@ -83,16 +83,20 @@ def linear_cross_entropy(
 
 def _chunk_rows(device: str, tokens: int, vocabulary: int) -> int:
     """Tokens whose logits are held at once."""
-    if device == "cpu":
-        # 4 MB of logits stay in the cache; but every chunk reads and writes the weight's gradient,
-        # which at 50,000 x 768 takes half as long as the products of a chunk of 64.
-        rows = max(256 if vocabulary <= 2**13 else 512, 2**20 // vocabulary)
-    else:
-        rows = max(512, 2**26 // vocabulary)  # 256 MB of float32 logits
+    # on a CPU long enough that the weight's gradient, which every chunk reads and writes, does not
+    # count; elsewhere 128 MB of logits in bf16
+    rows = 1024 if device == "cpu" else max(512, 2**26 // vocabulary)
     if torch.compiler.is_compiling():
         # the loop is unrolled: 16 chunks take inductor three times as long as 4
         rows = max(rows, math.ceil(tokens / 4))
     return rows
+
+
+def _slice_rows(device: str, vocabulary: int, rows: int) -> int:
+    """Tokens whose logits are turned into a gradient at once."""
+    if device != "cpu" or torch.compiler.is_compiling():
+        return rows
+    return max(16, 2**20 // vocabulary)  # 4 MB in float32, which stay in the cache
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -113,24 +117,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses = torch.empty(len(hidden), dtype=wide, device=hidden.device)
         grad_hidden = torch.empty_like(hidden if with_gradient else hidden[:0])
         grad_weight = torch.zeros_like(weight if with_gradient else weight[:0], dtype=wide)
+        lines = _slice_rows(hidden.device.type, len(weight), rows)
         with torch.autocast(hidden.device.type, enabled=False):
             head = weight.to(dtype)
-            for start in range(0, len(hidden), rows):
-                part = slice(start, start + rows)
-                x = hidden[part].to(dtype)
-                capped, slope = _cap((x @ head.T).to(wide), softcap)
-                capped[:, vocab_size:] = -torch.inf
-                log_p = torch.log_softmax(capped, dim=-1)
-                at = targets[part, None]
-                log_p_at = log_p.gather(1, at)
-                losses[part] = -log_p_at[:, 0]
+            for chunk in _slices(0, len(hidden), rows):
+                x = hidden[chunk].to(dtype)
+                logits = x @ head.T
+                for part in _slices(chunk.start, chunk.stop, lines):
+                    held = logits[part.start - chunk.start : part.stop - chunk.start]
+                    losses[part], grad = _loss_and_gradient(
+                        held.to(wide), targets[part, None], weights[part, None], softcap, vocab_size
+                    )
+                    if with_gradient:
+                        held.copy_(grad)  # the logits' place is free now
                 if with_gradient:
-                    # p - 1 at the target; expm1 is exact where p is nearly 1
-                    grad = log_p.exp_().scatter_(1, at, log_p_at.expm1())
-                    grad *= weights[part, None]
-                    grad = (grad if slope is None else grad.mul_(slope)).to(dtype)
-                    grad_hidden[part] = grad @ head
-                    grad_weight += grad.T @ x
+                    grad_hidden[chunk] = logits @ head
+                    grad_weight += logits.T @ x
         ctx.save_for_backward(grad_hidden, grad_weight, losses)
         ctx.weight_dtype = weight.dtype
         return (losses * weights).sum()
@@ -144,10 +146,32 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return grad_hidden, grad_weight, None, losses * scale, *[None] * 5
 
 
-def _cap(logits: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
-    """The capped logits, and the cap's derivative at each of them; `logits` is used up."""
-    if softcap is None:
-        return logits, None
-    # tanh(x) = 2 sigmoid(2x) - 1: a million take 0.26 ms on a CPU, by torch's tanh 2.46
-    shrunk = logits.mul_(2 / softcap).sigmoid_().mul_(2).sub_(1)
-    return shrunk * softcap, shrunk.square_().neg_().add_(1)
+def _slices(start: int, stop: int, size: int) -> list[slice]:
+    return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
+
+
+def _loss_and_gradient(
+    logits: Tensor, targets: Tensor, weights: Tensor, softcap: float | None, vocab_size: int
+) -> tuple[Tensor, Tensor]:
+    """Each row's cross-entropy (N,), and what its weighted sum changes with each logit (N, V).
+
+    logits (N, V) are used up; targets and weights are (N, 1).
+    """
+    share = None
+    if softcap is not None:
+        # c tanh(z / c) = 2 c s - c with s = sigmoid(2 z / c), and softmax does not see the -c; a
+        # million sigmoids take 0.26 ms on a CPU, by torch's tanh 2.46
+        share = logits.mul_(2 / softcap).sigmoid_()
+        logits = share * (2 * softcap)
+    logits[:, vocab_size:] = -torch.inf
+    p = torch.softmax(logits, dim=-1)
+    # log(sum of exponentials) from the likeliest entry, whose p is 1 / V at least: what torch takes
+    # for softmax is half of what it takes for log_softmax and exp
+    greatest = logits.amax(dim=-1, keepdim=True) - p.amax(dim=-1, keepdim=True).log()
+    losses = greatest - logits.gather(1, targets)
+    # p - 1 at the target; expm1 is exact where p is nearly 1
+    p.scatter_(1, targets, losses.neg().expm1())
+    if share is not None:
+        p.mul_(torch.addcmul(share, share, share, value=-1))  # the cap's slope, a quarter of it
+        weights = 4 * weights
+    return losses[:, 0], p.mul_(weights)
