@@ -2,6 +2,7 @@
 # make pipeline      the whole life of a small model: vocabulary, text, chat, reward, report
 # make test          the tests
 # make check         lint, types, tests: what .ci/run calls
+# make bench         what this machine reaches: ARGS="--nanogpt DIR --nanochat DIR --json FOLDER"
 # PYTHON=python3.12 make test    chooses the interpreter of a new .venv
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ CORE := $(VENV)/.installed-core
 BPE := $(VENV)/.installed-bpe
 DEV := $(VENV)/.installed-dev
 
-.PHONY: quickstart pipeline test lint types check clean
+.PHONY: quickstart pipeline test lint types check bench clean
 
 quickstart: $(CORE)
 	$(BIN)/lmkit train experiments/quickstart.yaml
@@ -30,6 +31,9 @@ lint: $(DEV)
 
 types: $(DEV)
 	$(BIN)/mypy
+
+bench: $(BPE)
+	$(BIN)/python -m benchmarks all $(ARGS)
 
 check:
 	$(MAKE) lint
