@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from lmkit.errors import ModelError
+from lmkit.errors import ConfigError, ModelError
+from lmkit.inference.cached_reader import MakeCache, reader_of
+from lmkit.inference.lookup import agreement
+from lmkit.inference.reader import Forward, Step
+from lmkit.inference.rows import Chosen, Rows
 from lmkit.inference.sampling import Sampling, sample
 from lmkit.nn.cache import Cache
-
-# Rows that have ended leave a cache once they are so large a part of it. Measured with 32 rows of a
-# GPT of 4 x 256 on the CPU, against rows that stay: 1.2-1.3 times as fast when the answers are
-# uniformly 16 to 160 tokens long, 1.5-2.0 times when exponentially. An eighth or a half do as well.
-LEAVE = 0.25
-
-
-class Forward(Protocol):
-    """What decode needs of a model."""
-
-    def __call__(self, tokens: Tensor, cache: Cache | None) -> Tensor:
-        """(B, T) int64 -> logits (B, T, V); (B, 1, V) of each row's last token will do."""
-
-
-class Chosen(NamedTuple):
-    """One more id of a row; `forced`: not the model chose it but `after`."""
-
-    row: int
-    id: int
-    forced: bool
-
-
-def context_start(length: int, max_len: int) -> int:
-    """Where the context of `length` tokens begins: 0 as long as all fit into `max_len`.
-
-    After that it moves on by half a context at a time, so that a cache is filled anew once every
-    max_len/2 tokens and not at every token.
-    """
-    if length <= max_len:
-        return 0
-    hop = max(1, max_len // 2)
-    return -((max_len - length) // hop) * hop
 
 
 def decode(
@@ -59,12 +30,15 @@ def decode(
     seeds: Sequence[int] | None = None,
     after: Callable[[int, int], Sequence[int]] | None = None,
     ended: set[int] | None = None,
+    make_cache: MakeCache | None = None,
+    slots: int | None = None,
+    lookup: int | None = None,
 ) -> Iterator[Chosen]:
-    """Continue all prompts at once; yield each id as it is chosen, row by row in every step.
+    """Continue all prompts; yield each id as it is chosen, row by row in every step.
 
-    A row's ids do not depend on its neighbours, nor on whether there is a cache: with one the model
-    sees only the tokens that it has not read yet, without one all of the context, padded on the
-    right (the model must be causal).
+    A row's ids do not depend on its neighbours, nor on how many are continued at once, nor on
+    whether there is a cache: with one the model sees only the tokens that it has not read yet,
+    without one all of the context, padded on the right (the model must be causal).
 
     Args:
         prompts: B lists of ids, none empty.
@@ -77,150 +51,110 @@ def decode(
         after: called with the row and the id after each choice; gives the ids that are put behind
             it. They count as new ones, and the model reads them together with what it chose.
         ended: the caller may put in rows while iterating: they end too.
+        make_cache: in place of `cache`: makes one for so many rows of so many tokens, or None.
+        slots: rows that are continued at once. Where one has ended, the next one enters
+            (continuous batching; Yu et al., "Orca", OSDI 2022). A prompt may then be read again
+            for samples that enter later.
+        lookup: guess up to so many ids ahead where a row repeats itself (see `lookup`), and read
+            them in one step. Greedy rows only. The ids stay the same, as far as the model rounds
+            the same when it reads several tokens at once.
 
     Raises:
         ModelError: an empty prompt, no samples, too few logits, another number of seeds than of
-            rows, or a cache that does not fit the prompts or cannot take their several samples.
+            rows, or a cache that does not fit the prompts or cannot do what is asked of it.
+        ConfigError: `slots` or `lookup` out of range, or lookup for rows that are not greedy.
         NumericError: logits that are not finite.
     """
-    if not all(prompts):
-        raise ModelError("a prompt without tokens cannot be continued", hint="begin it with bos")
-    if samples < 1:
-        raise ModelError(f"{samples} samples of a prompt", hint="ask for 1 or more")
-    texts = [list(prompt) for prompt in prompts for _ in range(samples)]
-    if seeds is not None and len(seeds) != len(texts):
-        raise ModelError(f"{len(seeds)} seeds for {len(texts)} rows", hint="give one a row")
-    ended = set() if ended is None else ended
-    begun = [len(text) for text in texts]
-    reader = _Reader(forward, texts, samples, max_len, torch.device(device), cache)
-    seen = _seen(texts, vocab_size, stop_ids, device) if sampling.repetition_penalty != 1 else None
-    while rows := [row for row in range(len(texts)) if row not in ended]:
+    check_options(sampling, slots, lookup)
+    rows = Rows(prompts, samples, sampling.max_new_tokens, stop_ids, after, ended)
+    if seeds is not None and len(seeds) != len(rows):
+        raise ModelError(f"{len(seeds)} seeds for {len(rows)} rows", hint="give one a row")
+    reader = reader_of(
+        forward,
+        rows,
+        max_len=max_len,
+        device=torch.device(device),
+        cache=cache,
+        make_cache=make_cache,
+        slots=slots,
+        lookup=lookup or 0,
+    )
+    choose = _Choice(rows, sampling, vocab_size, seeds, device)
+    while True:
         with torch.no_grad():
-            logits = reader.next_logits(rows)
-            if logits.shape[-1] < vocab_size:
-                raise ModelError(f"{logits.shape[-1]} logits for {vocab_size} ids")
-            ids = sample(
-                logits[:, :vocab_size],
-                sampling,
-                rows=rows,
-                step=[len(texts[row]) - begun[row] for row in rows],
-                seeds=None if seeds is None else [seeds[row] for row in rows],
-                seen=None if seen is None else seen[rows],
-            )
-        for row, chosen in zip(rows, ids, strict=True):
-            texts[row].append(chosen)
-            if chosen in stop_ids:
-                ended.add(row)
-            yield Chosen(row, chosen, False)
-            room = begun[row] + sampling.max_new_tokens - len(texts[row])
-            forced = [] if after is None or row in ended else after(row, chosen)[:room]
-            for token in forced:
-                texts[row].append(token)
-                yield Chosen(row, token, True)
-            if len(forced) == room:
-                ended.add(row)
-            if seen is not None:
-                seen[row, [chosen, *forced]] = True
+            step = reader.step()
+            if step is None:
+                return
+            chosen = choose(step)
+        start = 0
+        for row, guess in zip(step.rows, step.guesses, strict=True):
+            ids = chosen[start : start + 1 + len(guess)]
+            start += len(ids)
+            yield from rows.write(row, ids[: agreement(guess, ids) + 1])
 
 
-def _seen(
-    texts: list[list[int]], vocab_size: int, stop_ids: Collection[int], device: torch.device | str
-) -> Tensor:
-    """(B, V) bool: the ids in each row's prompt, but for the marks."""
-    seen = torch.zeros(len(texts), vocab_size, dtype=torch.bool, device=device)
-    for row, text in enumerate(texts):
-        seen[row, text] = True
-    seen[:, list(stop_ids)] = False
-    return seen
+def check_options(sampling: Sampling, slots: int | None, lookup: int | None) -> None:
+    """Raise ConfigError for what `decode` cannot be asked, with `key` slots or lookup."""
+    if slots is not None and slots < 1:
+        raise ConfigError(f"{slots} rows at once", hint="1 or more", key="slots")
+    if lookup is not None and lookup < 0:
+        raise ConfigError(f"lookup is {lookup}", hint="0 (off) or more", key="lookup")
+    if lookup and (sampling.temperature != 0 or sampling.repetition_penalty != 1):
+        raise ConfigError(
+            "lookup is for the likeliest ids only",
+            hint="temperature 0 and repetition_penalty 1, or leave it out",
+            key="lookup",
+        )
 
 
-class _Reader:
-    """Feeds the texts to the model and gives back the logits after each text's last token."""
+class _Choice:
+    """The ids that are chosen at each step, with the seeds and the penalties of each row."""
 
     def __init__(
         self,
-        forward: Forward,
-        texts: list[list[int]],
-        samples: int,
-        max_len: int,
-        device: torch.device,
-        cache: Cache | None,
+        rows: Rows,
+        sampling: Sampling,
+        vocab_size: int,
+        seeds: Sequence[int] | None,
+        device: torch.device | str,
     ) -> None:
-        self.forward = forward
-        self.texts = texts
-        self.samples = samples
-        self.max_len = max_len
-        self.device = device
-        self.cache = cache
-        self.held = list(range(0, len(texts), samples))  # the texts that the cache's rows are of
-        self.starts = [0] * len(self.held)  # where in its text the memory of each of them begins
-        if cache is not None:
-            self._check(cache)
+        self.rows = rows
+        self.sampling = sampling
+        self.vocab_size = vocab_size
+        self.seeds = seeds
+        self.seen: Tensor | None = None
+        if sampling.repetition_penalty != 1:
+            self.seen = torch.zeros(len(rows), vocab_size, dtype=torch.bool, device=device)
+            self._marked = [0] * len(rows)
 
-    def next_logits(self, rows: list[int]) -> Tensor:
-        """(len(rows), V); the rows ascend."""
-        if self.samples > 1:  # up to here the samples of a prompt are one
-            places = [row // self.samples for row in rows]
-            logits = self._read(self.held)[places]
-            self._hold(rows, places)
-            self.samples = 1
-            return logits
-        gone = len(self.held) - len(rows)
-        if self.cache is not None and self.cache.can_take and gone >= LEAVE * len(self.held):
-            self._hold(rows, self._places(rows))
-        return self._read(rows)
+    def __call__(self, step: Step) -> list[int]:
+        """(N, V) logits to N ids."""
+        logits, rows = step.logits, step.rows
+        if logits.shape[-1] < self.vocab_size:
+            raise ModelError(f"{logits.shape[-1]} logits for {self.vocab_size} ids")
+        if logits.shape[-1] > self.vocab_size:
+            logits = logits[:, : self.vocab_size]
+        if any(step.guesses):
+            sizes = zip(rows, step.guesses, strict=True)
+            rows = [row for row, guess in sizes for _ in range(1 + len(guess))]
+        return sample(
+            logits,
+            self.sampling,
+            rows=rows,
+            step=[self.rows.written(row) for row in rows],
+            seeds=None if self.seeds is None else [self.seeds[row] for row in rows],
+            seen=None if self.seen is None else self._mark(self.seen, rows),
+        )
 
-    def _hold(self, rows: list[int], places: list[int]) -> None:
-        """Keep these rows and no others, each with what the cache holds at its place."""
-        if self.cache is not None:
-            self.cache.take(places)
-        self.held = rows
-        self.starts = [self.starts[place] for place in places]
-
-    def _places(self, rows: list[int]) -> list[int]:
-        wanted = set(rows)
-        return [place for place, row in enumerate(self.held) if row in wanted]
-
-    def _read(self, rows: list[int]) -> Tensor:
-        if self.cache is None:
-            return self._last_logits([self._context(row) for row in rows])
-        places = self._places(rows)
-        new: list[list[int]] = [[] for _ in self.held]  # a row that has ended brings no tokens
-        for place in places:
-            new[place] = self._unread(place, self.cache)
-        self.cache.begin([len(tokens) for tokens in new])
-        logits = self._last_logits(new)
-        self.cache.commit()
-        return logits if len(places) == len(new) else logits[places]
-
-    def _context(self, row: int) -> list[int]:
-        text = self.texts[row]
-        return text[context_start(len(text), self.max_len) :]
-
-    def _unread(self, place: int, cache: Cache) -> list[int]:
-        text = self.texts[self.held[place]]
-        start = context_start(len(text), self.max_len)
-        if start != self.starts[place]:
-            cache.reset([place])
-            self.starts[place] = start
-        return text[start + cache.lengths[place] :]
-
-    def _last_logits(self, contexts: list[list[int]]) -> Tensor:
-        width = max(map(len, contexts))
-        padded = [tokens + [0] * (width - len(tokens)) for tokens in contexts]
-        logits = self.forward(torch.tensor(padded, device=self.device), self.cache)
-        if logits.shape[1] == 1:
-            return logits[:, 0]
-        last = torch.tensor([max(0, len(tokens) - 1) for tokens in contexts], device=self.device)
-        return logits[torch.arange(len(contexts), device=self.device), last]
-
-    def _check(self, cache: Cache) -> None:
-        if len(cache.lengths) != len(self.held):
-            raise ModelError(f"a cache of {len(cache.lengths)} rows for {len(self.held)} prompts")
-        if self.samples > 1 and not cache.can_take:
-            raise ModelError(
-                f"{type(cache).__qualname__} cannot copy a row to its samples",
-                hint="write its take(rows), or give each sample a prompt and a row of its own",
-            )
-        if any(n >= len(self.texts[row]) for row, n in zip(self.held, cache.lengths, strict=True)):
-            raise ModelError("the cache has read a whole prompt, so no logits are left to come")
+    def _mark(self, seen: Tensor, rows: Sequence[int]) -> Tensor:
+        """(N, V) bool: what each row has read and written, but for the stop ids."""
+        places: list[int] = []
+        ids: list[int] = []
+        for row in rows:
+            new = self.rows.texts[row][self._marked[row] :]
+            self._marked[row] += len(new)
+            places += [row] * len(new)
+            ids += new
+        seen[places, ids] = True
+        seen[:, list(self.rows.stop_ids)] = False
+        return seen[rows]

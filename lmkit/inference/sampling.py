@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lmkit.errors import ConfigError, NumericError
+
+FIRST = 256  # entries that are sorted before it is known how many top_p needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,23 +95,22 @@ def sample(
     """
     steps = [step] * len(rows) if isinstance(step, int) else step
     logits = logits.float()
-    broken = ~logits.amax(dim=-1).isfinite()  # a NaN wins every maximum
     if seen is not None:
         logits = _penalize(logits, seen, sampling.repetition_penalty)
     if sampling.temperature == 0:
-        ids = logits.argmax(dim=-1)
+        best, ids = logits.max(dim=-1)
     else:
         own = [(sampling.seed, row) for row in rows] if seeds is None else [(s,) for s in seeds]
         draws = [_uniform(*key, n) for key, n in zip(own, steps, strict=True)]
-        # from the maximum down, so that no temperature is too small to divide by
-        scaled = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
+        best = logits.amax(dim=-1)
         # Apple's GPUs have no float64
-        home = torch.device("cpu") if scaled.device.type == "mps" else scaled.device
-        chances = torch.tensor(draws, dtype=torch.float64)
-        ids = _draw(scaled.to(home), sampling, chances).to(broken.device)
-    chosen: list[int] = torch.where(broken, -1, ids).tolist()
-    if -1 in chosen:
-        at = chosen.index(-1)
+        home = torch.device("cpu") if logits.device.type == "mps" else logits.device
+        chances = torch.tensor(draws, dtype=torch.float64, device=home)
+        ids = _draw(logits.to(home), sampling, chances).to(best.device)
+    chosen: list[int] = ids.tolist()
+    finite = [math.isfinite(value) for value in best.tolist()]  # a NaN wins every maximum
+    if not all(finite):
+        at = finite.index(False)
         raise NumericError(
             f"the logits of row {rows[at]} are not finite at step {steps[at]}",
             hint="the weights hold NaN or infinity, or a half-precision dtype overflows",
@@ -123,24 +125,45 @@ def _penalize(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 
 
 def _draw(logits: Tensor, sampling: Sampling, draws: Tensor) -> Tensor:
-    """(B, V) logits and (B,) numbers of [0, 1) to (B,) ids, by inversion of the distribution."""
+    """(B, V) logits and (B,) numbers of [0, 1) to (B,) ids, by inversion of the distribution.
+
+    Sums are taken in float64: float32's rounding over 50,000 entries is larger than the small
+    probabilities.
+    """
     ids = None
     if sampling.top_k is not None:
         logits, ids = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1)
-    elif sampling.top_p < 1:
-        logits, ids = logits.sort(dim=-1, descending=True)
-    # float64: float32's rounding over 50,000 entries is larger than the small probabilities
-    shares = logits.double().softmax(dim=-1)
+    # from the maximum, which weighs 1, down: so no temperature is too small to divide by
+    weights = ((logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature).exp()
     if sampling.top_p < 1:
-        before = shares.cumsum(dim=-1) - shares
-        shares = shares.masked_fill(before >= sampling.top_p, 0.0)
+        mass = sampling.top_p * weights.sum(dim=-1, keepdim=True, dtype=torch.float64)
+        if ids is None:
+            weights, ids = _heaviest(weights, mass)
+        before = weights.cumsum(dim=-1, dtype=torch.float64) - weights
+        weights = weights.masked_fill(before >= mass, 0.0)
     if sampling.min_p > 0:
-        least = sampling.min_p * shares.amax(dim=-1, keepdim=True)
-        shares = shares.masked_fill(shares < least, 0.0)
-    cumulative = shares.cumsum(dim=-1)
-    goal = draws.to(cumulative)[:, None] * cumulative[:, -1:]
+        weights = weights.masked_fill(weights < sampling.min_p, 0.0)
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+    goal = draws[:, None] * cumulative[:, -1:]
     place = torch.searchsorted(cumulative, goal, right=True)
-    return (place if ids is None else ids.gather(1, place))[:, 0]
+    if ids is not None:
+        place = ids.gather(1, place.clamp(max=ids.shape[1] - 1))  # a NaN's place is behind the last
+    return place[:, 0]
+
+
+def _heaviest(weights: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row (B, V) the entries from the heaviest on, as many as weigh `mass` (B, 1), and
+    their ids. On the CPU it takes 1.2 ms to sort the first of 16 x 4096, and 6.4 ms to sort all."""
+    width = weights.shape[-1]
+    first, ids = weights.topk(min(FIRST, width), dim=-1)
+    short = (first.sum(dim=-1, keepdim=True, dtype=torch.float64) < mass)[:, 0]
+    if first.shape[-1] == width or not short.any():
+        return first, ids
+    # row by row, so that what a row draws among equals does not depend on its neighbours
+    padding = (0, width - first.shape[-1])
+    first, ids = F.pad(first, padding), F.pad(ids, padding)
+    first[short], ids[short] = weights[short].sort(dim=-1, descending=True)
+    return first, ids
 
 
 def _uniform(*key: int) -> float:

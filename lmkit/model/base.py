@@ -9,6 +9,7 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal, overload
 
 import tiktoken
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from lmkit.config.names import plugin_error
 from lmkit.errors import DataError, LMKitError, ModelError
 from lmkit.inference.sampling import Sampling
+from lmkit.inference.step import Stepper
 from lmkit.model import generate as generation
 from lmkit.model.defaults import default_specs
 from lmkit.model.losses import Loss, token_loss
@@ -219,6 +221,9 @@ class LMBase(nn.Module):
         *,
         samples: int = ...,
         seeds: Sequence[int] | None = ...,
+        batch_size: int | None = ...,
+        lookup: int = ...,
+        compile: bool = ...,
     ) -> list[Completion]: ...
     @overload
     def generate(
@@ -229,6 +234,9 @@ class LMBase(nn.Module):
         stream: Literal[True],
         samples: int = ...,
         seeds: Sequence[int] | None = ...,
+        batch_size: int | None = ...,
+        lookup: int = ...,
+        compile: bool = ...,
     ) -> Iterator[tuple[int, str]]: ...
     def generate(
         self,
@@ -238,8 +246,11 @@ class LMBase(nn.Module):
         *,
         samples: int = 1,
         seeds: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        lookup: int = 0,
+        compile: bool = False,
     ) -> list[Completion] | Iterator[tuple[int, str]]:
-        """Continue all prompts at once; with `stream` give (row, piece of text) early.
+        """Continue all prompts; with `stream` give (row, piece of text) early.
 
         The text has neither the prompt nor special tokens; an empty prompt starts a new document. A
         conversation whose template has marks for tools is written with the calculator at hand.
@@ -248,14 +259,29 @@ class LMBase(nn.Module):
             samples: completions a prompt: rows 0..samples-1 are the first one's. It is read once.
             seeds: one a row. Its draws then depend on that alone, not on `sampling.seed` and the
                 row's number.
+            batch_size: rows that are written at once; None: all. A row that has ended makes room
+                for the next one. What a row says does not depend on it.
+            lookup: where a greedy row repeats what stands in it, guess up to so many tokens ahead
+                and check them in one step: the same text, sooner if much of it is copied.
+            compile: compile the step from token to token, once for all that this model generates;
+                pays from some thousand tokens on. See `lmkit.inference.step`.
 
         Raises:
-            ModelError: no tokenizer, logits that do not fit it, or another number of seeds.
+            ModelError: no tokenizer, logits that do not fit it, another number of seeds, or a model
+                whose cache allows no lookup.
+            ConfigError: batch_size or lookup out of range, or lookup for rows that are not greedy.
             NumericError: logits that are not finite.
         """
         several = [prompts] if isinstance(prompts, str | Mapping | Prompt) else prompts
         writing = generation.Writing(
-            self, [Prompt.of(prompt) for prompt in several], sampling, samples, seeds
+            self,
+            [Prompt.of(prompt) for prompt in several],
+            sampling,
+            samples,
+            seeds,
+            batch_size=batch_size,
+            lookup=lookup,
+            compile=compile,
         )
         return writing.stream() if stream else writing.completions()
 
@@ -265,6 +291,11 @@ class LMBase(nn.Module):
         None: the model has no cache. Generation then recomputes the context at every token.
         """
         return None
+
+    @cached_property
+    def stepper(self) -> Stepper:
+        """What generates compiled; one for the model's life, for it keeps what it has compiled."""
+        return Stepper(self)
 
     # --- parts --------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 
 from lmkit.errors import ModelError
-from lmkit.inference.decode import Chosen, context_start, decode
+from lmkit.inference import Chosen, context_start, decode
 from lmkit.inference.sampling import Sampling
 from lmkit.inference.tools import ToolUse
 from lmkit.nn.cache import Cache
@@ -45,6 +45,9 @@ class Writing:
         samples: rows a prompt, one after the other.
         seeds: one a row.
         cache: what has been read of the prompts before; made anew by default.
+        batch_size: rows at once; None for all.
+        lookup: ids that are guessed ahead at most.
+        compile: step from token to token by the model's `stepper`.
 
     Attributes:
         opened: the ids of each prompt.
@@ -59,6 +62,9 @@ class Writing:
         samples: int = 1,
         seeds: Sequence[int] | None = None,
         cache: Cache | None = None,
+        batch_size: int | None = None,
+        lookup: int = 0,
+        compile: bool = False,
     ) -> None:
         tokenizer = model.need_tokenizer()
         model.check()
@@ -67,6 +73,9 @@ class Writing:
         self.samples = samples
         self.seeds = seeds
         self.cache = cache
+        self.batch_size = batch_size
+        self.lookup = lookup
+        self.compile = compile
         self.stop_ids = {tokenizer.bos, tokenizer.eos, *chat.end_ids(tokenizer), *sampling.stop_ids}
         if max(self.stop_ids) >= tokenizer.vocab_size:
             raise ModelError(
@@ -102,26 +111,23 @@ class Writing:
                 yield from (Piece(index, *piece) for piece in row.flush())
 
     def _decode(self, ended: set[int]) -> Iterator[Chosen]:
-        model, opened, samples = self.model, self.opened, self.samples
-        wanted = max(map(len, opened), default=0) + self.sampling.max_new_tokens
-        length = min(model.max_len, wanted)
-        cache = model.make_cache(len(opened), length) if self.cache is None else self.cache
-        if cache is not None and samples > 1 and not cache.can_take:
-            opened, samples = [ids for ids in opened for _ in range(samples)], 1
-            cache = model.make_cache(len(opened), length)
+        model = self.model
         return decode(
-            self._forward,
-            opened,
+            model.stepper if self.compile else self._forward,
+            self.opened,
             self.sampling,
             max_len=model.max_len,
             vocab_size=model.need_tokenizer().vocab_size,
             device=model.device,
             stop_ids=self.stop_ids,
-            cache=cache,
-            samples=samples,
+            cache=self.cache,
+            samples=self.samples,
             seeds=self.seeds,
-            after=self._after,
+            after=self._after if any(row.tool for row in self.rows) else None,
             ended=ended,
+            make_cache=model.make_cache,
+            slots=self.batch_size,
+            lookup=self.lookup,
         )
 
     def _forward(self, tokens: Tensor, cache: Cache | None) -> Tensor:

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.attention.flex_attention import BlockMask
+
+from lmkit.nn import flex
 
 # CPU, forward and backward of 4096 tokens x 2 heads x 128, one thread, `_Blocked` against SDPA:
 # bf16 3.9x as fast at T = 256 and 512, 2.9x at 1024, 2.3x at 2048; fp32 1.5x, 1.6x, 1.4x, 1.2x.
@@ -31,6 +34,14 @@ class Block(NamedTuple):
     bias: Tensor | None
 
 
+class Rule(NamedTuple):
+    """What a causal mask follows from, beside its window: T, where it is, documents (B, T)."""
+
+    length: int
+    device: torch.device | str | None
+    documents: Tensor | None
+
+
 class Mask:
     """Which keys each query may see. Make one a forward, not one a layer.
 
@@ -45,10 +56,12 @@ class Mask:
     def __init__(
         self, allowed: Tensor | None = None, triangular: bool = False, window: int | None = None
     ) -> None:
-        self.allowed = allowed
+        self._allowed = allowed
         self.triangular = triangular
         self.window = window
+        self._rule: Rule | None = None
         self._blocks: dict[torch.dtype, list[Block]] = {}
+        self._block_mask: BlockMask | None = None
 
     @classmethod
     def causal(
@@ -65,13 +78,10 @@ class Mask:
         """
         if window is not None and window >= length:
             window = None
-        if documents is None and window is None:
-            return cls(triangular=True)
-        positions = torch.arange(length, device=device)
-        allowed = _in_reach(positions[None], positions, window)
-        if documents is not None:
-            allowed = allowed & (documents[:, None, :, None] == documents[:, None, None, :])
-        return cls(allowed, triangular=True, window=window)
+        mask = cls(triangular=True, window=window)
+        if documents is not None or window is not None:
+            mask._rule = Rule(length, device, documents)
+        return mask
 
     @classmethod
     def at(cls, positions: Tensor, keys: Tensor, window: int | None = None) -> Mask:
@@ -82,6 +92,32 @@ class Mask:
     def all(cls) -> Mask:
         """Every query sees every key: one new token over a cache."""
         return cls()
+
+    @property
+    def allowed(self) -> Tensor | None:
+        """As given; of a rule written out when it is first asked for, since a block mask can do
+        without its T x T entries."""
+        if self._allowed is None and self._rule is not None:
+            length, device, documents = self._rule
+            positions = torch.arange(length, device=device)
+            self._allowed = _in_reach(positions[None], positions, self.window)
+            if documents is not None:
+                same = documents[:, None, :, None] == documents[:, None, None, :]
+                self._allowed = self._allowed & same
+        return self._allowed
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether there is a `block_mask`: of documents or windows, not of any other `allowed`."""
+        return self._rule is not None
+
+    def block_mask(self, device: torch.device) -> BlockMask:
+        """The rule as FlexAttention reads it, for queries on `device`; made once."""
+        assert self._rule is not None
+        if self._block_mask is None:
+            length, _, documents = self._rule
+            self._block_mask = flex.make_block_mask(length, device, documents, self.window)
+        return self._block_mask
 
     def tensor(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
         """`allowed` with the triangle written out; None when everything may be seen."""
@@ -131,6 +167,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask, scale: float | None =
         if q.device.type == "cpu" and q.shape[2] > 1 and k.shape[2] <= BLOCKED_UP_TO:
             blocks = mask.blocks(q.shape[2], k.shape[2], v)
             return _Blocked.apply(queries, k, v, blocks, scale).to(q.dtype)
+        if mask.has_rule and flex.suits(queries, v):
+            return flex.attend(queries, k, v, mask.block_mask(q.device), scale).to(q.dtype)
         return _sdpa(queries, k, v, mask, scale).to(q.dtype)
 
 

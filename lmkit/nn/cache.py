@@ -2,7 +2,8 @@
 
 A decoder calls `begin(counts)`, runs the model, then calls `commit()`. Rows may have different
 lengths: the new tokens are padded on the right, and `counts` says how many of each row are real.
-Lengths are Python ints, so no layer ever asks the device where it stands.
+Lengths are Python ints, so no layer ever asks the device where it stands; what all layers share is
+worked out once, in `begin`.
 
 Shapes: B rows, T new tokens, S slots, H key/value heads, D head width, C channels.
 """
@@ -10,6 +11,7 @@ Shapes: B rows, T new tokens, S slots, H key/value heads, D head width, C channe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import add
 
 import torch
 from torch import Tensor
@@ -21,9 +23,9 @@ from lmkit.nn.attention import Mask
 class Cache:
     """The rows' lengths, and where their new tokens stand.
 
-    A subclass that remembers more overrides `reset`, and `take` if its rows are to be copied and
-    dropped; without `take`, generation gives every sample a prefill of its own and lets rows that
-    have ended stay.
+    A subclass that remembers more overrides `reset`, and these, if it can: `take`, or else every
+    sample gets a prefill of its own and rows that have ended stay; `put`, or else waiting prompts
+    wait until all rows have ended; `rewind`, or else nothing can be guessed ahead.
 
     Args:
         batch_size: rows, B.
@@ -38,31 +40,46 @@ class Cache:
         self.capacity = length
         self.lengths = [0] * batch_size
         self.counts = [0] * batch_size
+        self.every = False
         self.positions = torch.zeros(batch_size, 0, dtype=torch.long, device=self.device)
 
-    def begin(self, counts: Sequence[int]) -> None:
+    def begin(self, counts: Sequence[int], every: bool = False) -> None:
         """Open a forward over `counts[b]` new tokens of row b, padded to T = max(counts).
 
         Sets `positions` (B, T), int64: a padded place repeats its row's last real position.
-        Raises ModelError when a row would outgrow the cache.
+
+        Args:
+            every: the logits of all new tokens are wanted, not only each row's last; see `last`.
+
+        Raises:
+            ModelError: a row would outgrow the cache, or another number of counts than of rows.
         """
         if len(counts) != len(self.lengths):
             raise ModelError(f"{len(counts)} counts for a cache of {len(self.lengths)} rows")
-        longest = max(n + count for n, count in zip(self.lengths, counts, strict=True))
+        longest = max(map(add, self.lengths, counts))
         if self.capacity is not None and longest > self.capacity:
             raise ModelError(
                 f"{longest} tokens do not fit into a cache of {self.capacity}",
                 hint="make_cache(batch_size, length) with a greater length",
             )
         self.counts = list(counts)
+        self.every = every
+        self.positions = self._positions(max(counts))
+
+    def _positions(self, steps: int) -> Tensor:
+        rows, first = len(self.counts), self.lengths[0]
+        if min(self.counts) == steps and self.lengths.count(first) == rows:
+            return torch.arange(first, first + steps, device=self.device).expand(rows, -1)
         starts = torch.tensor(self.lengths, device=self.device)[:, None]
+        if min(self.counts) == steps == 1:
+            return starts
         last = torch.tensor(self.counts, device=self.device)[:, None] - 1
-        steps = torch.arange(max(counts), device=self.device)
-        self.positions = (starts + steps.minimum(last)).clamp_(min=0)
+        places = torch.arange(steps, device=self.device)
+        return (starts + places.minimum(last)).clamp_(min=0)
 
     def commit(self) -> None:
         """Close the forward: the new tokens now belong to the rows."""
-        self.lengths = [n + count for n, count in zip(self.lengths, self.counts, strict=True)]
+        self.lengths = list(map(add, self.lengths, self.counts))
         self.counts = [0] * len(self.lengths)
 
     def reset(self, rows: Sequence[int]) -> None:
@@ -87,14 +104,45 @@ class Cache:
         self.counts = [0] * len(rows)
         self.positions = self.positions[list(rows)]
 
+    def put(self, rows: Sequence[int], other: Cache) -> None:
+        """Row `rows[i]` becomes what row i of `other` is, between two forwards of either.
+
+        So a prompt that was read by itself enters rows that are under way. `other` was made by the
+        same model, perhaps for fewer tokens.
+
+        Raises:
+            ModelError: a row of `other` holds more than this cache can.
+        """
+        longest = max(other.lengths, default=0)
+        if self.capacity is not None and longest > self.capacity:
+            raise ModelError(f"{longest} tokens do not fit into a cache of {self.capacity}")
+        for row, length in zip(rows, other.lengths, strict=True):
+            self.lengths[row] = length
+
     @property
     def can_take(self) -> bool:
         """Whether this class has written a `take` for what it remembers."""
         return type(self).take is not Cache.take
 
+    @property
+    def can_put(self) -> bool:
+        """Whether it has written a `put`."""
+        return type(self).put is not Cache.put
+
+    @property
+    def can_rewind(self) -> bool:
+        """Whether it has written a `rewind`, so that the last tokens alone can be forgotten."""
+        return type(self).rewind is not Cache.rewind
+
     def last(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, 1, C): what stands at each row's last real new token."""
-        if min(self.counts) == x.shape[1]:
+        """What the head is to read: (B, T, C) -> (B, 1, C), each row's last real new token.
+
+        All of x, if the forward was opened with `every`.
+        """
+        return x if self.every else self._at_last(x)
+
+    def _at_last(self, x: Tensor) -> Tensor:
+        if x.shape[1] == 1 or min(self.counts) == x.shape[1]:
             return x[:, -1:]
         index = torch.tensor([max(count - 1, 0) for count in self.counts], device=x.device)
         return x.gather(1, index[:, None, None].expand(-1, 1, x.shape[2]))
@@ -116,13 +164,23 @@ class StateCache(Cache):
         super().take(rows)
         self.states = {name: state[list(rows)] for name, state in self.states.items()}
 
+    def put(self, rows: Sequence[int], other: Cache) -> None:
+        super().put(rows, other)
+        if not isinstance(other, StateCache):
+            raise ModelError(f"a {type(other).__qualname__} cannot be put into a StateCache")
+        for name, new in other.states.items():
+            self.states[name] = state = self.recall(
+                name, new.new_zeros(len(self.lengths), *new.shape[1:])
+            )
+            state[list(rows)] = new
+
     def recall(self, name: str, like: Tensor) -> Tensor:
         """The state kept under `name`, (B, C); zeros of the shape and dtype of `like` at first."""
         return self.states.get(name, torch.zeros_like(like))
 
     def remember(self, name: str, x: Tensor) -> None:
         """Keep each row's last real place of x (B, T, C); a row without any keeps what it had."""
-        new = self.last(x)[:, 0]
+        new = self._at_last(x)[:, 0]
         if min(self.counts) == 0:
             moved = torch.tensor(self.counts, device=x.device)[:, None] > 0
             new = torch.where(moved, new, self.recall(name, new))
@@ -133,17 +191,22 @@ class KVCache(Cache):
     """Keys and values of every layer, (B, H, S, D) each, allocated once at the first append.
 
     On the CPU they are float32 whatever the model's dtype: one bf16 query over 256 keys takes
-    5-6 times as long there. One slot more than `length` takes what is written for padding.
+    5-6 times as long there. What is written for padding lies behind its row's last token, where no
+    query looks and the next token is written; of a full row in a slot more than `length`.
     """
 
     def __init__(
         self, batch_size: int, length: int, *, layers: int, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(batch_size, length, device)
-        self.spare = length  # the slot where padding is written
+        self.spare = length  # the slot where a full row's padding is written
         self.keys: list[Tensor | None] = [None] * layers
         self.values: list[Tensor | None] = [None] * layers
-        self._slots: Tensor | None = None
+        # of the forward that is open:
+        self._stop = 0  # one past the last slot in use once its tokens are
+        self._fresh = True  # no row has read anything before it
+        self._slots: Tensor | None = None  # (B, T), where they go; None: the same for all rows
+        self._places: dict[tuple[int, int], Tensor] = {}
         self._views: dict[int | None, tuple[int, Mask]] = {}
 
     def rewind(self, lengths: Sequence[int]) -> None:
@@ -156,14 +219,30 @@ class KVCache(Cache):
         self.keys = [_taken(store, index, used) for store in self.keys]
         self.values = [_taken(store, index, used) for store in self.values]
 
-    def begin(self, counts: Sequence[int]) -> None:
-        super().begin(counts)
+    def put(self, rows: Sequence[int], other: Cache) -> None:
+        super().put(rows, other)
+        if not isinstance(other, KVCache):
+            raise ModelError(f"a {type(other).__qualname__} cannot be put into a KVCache")
+        index = torch.tensor(rows, dtype=torch.long, device=self.device)
+        used = max(other.lengths, default=0)
+        for own, others in ((self.keys, other.keys), (self.values, other.values)):
+            for layer, new in enumerate(others):
+                if new is not None:
+                    own[layer] = store = self._allocated(own[layer], new)
+                    store[:, :, :used].index_copy_(0, index, new[:, :, :used])
+
+    def begin(self, counts: Sequence[int], every: bool = False) -> None:
+        super().begin(counts, every)
+        steps = self.positions.shape[1]
+        self._stop = max(map(add, self.lengths, self.counts))
+        self._fresh = not any(self.lengths)
         self._views = {}
+        self._places = {}
         self._slots = None
-        if not self._even:
-            steps = torch.arange(self.positions.shape[1], device=self.device)
-            real = steps < torch.tensor(self.counts, device=self.device)[:, None]
-            self._slots = torch.where(real, self.positions, self.spare)
+        if self.lengths.count(self.lengths[0]) < len(self.lengths):
+            starts = torch.tensor(self.lengths, device=self.device)[:, None]
+            slots = starts + torch.arange(steps, device=self.device) if steps > 1 else starts
+            self._slots = slots.clamp(max=self.spare)
 
     def append(
         self, layer: int, k: Tensor, v: Tensor, window: int | None = None
@@ -175,43 +254,50 @@ class KVCache(Cache):
         """
         self.keys[layer] = keys = self._write(self.keys[layer], k)
         self.values[layer] = values = self._write(self.values[layer], v)
-        if window not in self._views:
-            self._views[window] = self._view(window)
-        start, mask = self._views[window]
-        if max(self.lengths) == 0:  # a prefill has no need of the cache's own dtype
+        view = self._views.get(window)
+        if view is None:
+            view = self._views[window] = self._view(window)
+        start, mask = view
+        if self._fresh:  # a prefill has no need of the cache's own dtype
             return k, v, mask
         return keys[:, :, start : self._stop], values[:, :, start : self._stop], mask
 
-    @property
-    def _stop(self) -> int:
-        """One past the last slot that is in use once the new tokens are."""
-        return max(n + count for n, count in zip(self.lengths, self.counts, strict=True))
-
-    @property
-    def _even(self) -> bool:
-        """All rows stand at the same place and bring equally many tokens."""
-        return min(self.lengths) == max(self.lengths) and min(self.counts) == max(self.counts)
+    def _allocated(self, store: Tensor | None, like: Tensor) -> Tensor:
+        """The store; a new one for (., H, ., D) where there is none yet."""
+        if store is not None:
+            return store
+        dtype = torch.float32 if like.device.type == "cpu" else like.dtype
+        shape = len(self.lengths), like.shape[1], self.spare + 1, like.shape[3]
+        return like.new_zeros(shape, dtype=dtype)
 
     def _write(self, store: Tensor | None, new: Tensor) -> Tensor:
-        if store is None:
-            dtype = torch.float32 if new.device.type == "cpu" else new.dtype
-            batch, heads, _, width = new.shape
-            store = new.new_zeros(batch, heads, self.spare + 1, width, dtype=dtype)
+        store = self._allocated(store, new)
         if self._slots is None:
             start = self.lengths[0]
             store[:, :, start : start + new.shape[2]] = new
         else:
-            rows = torch.arange(len(self.lengths), device=new.device)[:, None]
-            store[rows, :, self._slots] = new.transpose(1, 2).to(store.dtype)
+            flat = new.reshape(-1, new.shape[3]).to(store.dtype)
+            store.view(-1, new.shape[3]).index_copy_(0, self._places_in(store), flat)
         return store
+
+    def _places_in(self, store: Tensor) -> Tensor:
+        """(B * H * T,): where the new tokens stand in a store laid out as (B * H * S, D)."""
+        batch, heads, slots, _ = store.shape
+        places = self._places.get((heads, slots))
+        if places is None:
+            assert self._slots is not None
+            of_heads = torch.arange(batch * heads, device=store.device).view(batch, heads, 1)
+            places = (of_heads * slots + self._slots[:, None]).flatten()
+            self._places[heads, slots] = places
+        return places
 
     def _view(self, window: int | None) -> tuple[int, Mask]:
         """First slot that any query may see, and who may see which of the slots from there on."""
         steps = self.positions.shape[1]
         start = 0 if window is None else max(0, min(self.lengths) + 1 - window)
-        if max(self.lengths) == 0:  # padding comes after what is real, so nothing real sees it
+        if self._fresh:  # padding comes after what is real, so nothing real sees it
             return start, Mask.causal(steps, self.device, window=window)
-        if self._even and steps == 1:
+        if self._slots is None and steps == 1:
             return start, Mask.all()
         slots = torch.arange(start, self._stop, device=self.device)
         return start, Mask.at(self.positions, slots, window)

@@ -134,25 +134,23 @@ class Rollouts(Stream, Iterator[Batch]):
         return fit
 
     def _answer(self, picked: Sequence[tuple[int, Problem]]) -> list[list[Completion]]:
-        """`group_size` answers to each problem, some problems at once."""
+        """`group_size` answers to each problem, `rows` answers at once."""
         model, group = self.scene.model, self.rules.group_size
         limit = self.rules.max_new_tokens or self.rows.task.max_new_tokens
         sampling = Sampling(temperature=1.0, max_new_tokens=limit)
-        at_once = max(1, self.rules.rows // group)
-        answers: list[Completion] = []
+        seeds = [
+            draw_seed(self.scene.seed, number, sample)
+            for number, _ in picked
+            for sample in range(group)
+        ]
         with torch.no_grad(), self.scene.precision.autocast():
-            for start in range(0, len(picked), at_once):
-                part = picked[start : start + at_once]
-                answers += model.generate(
-                    [problem.prompt for _, problem in part],
-                    sampling,
-                    samples=group,
-                    seeds=[
-                        draw_seed(self.scene.seed, number, sample)
-                        for number, _ in part
-                        for sample in range(group)
-                    ],
-                )
+            answers = model.generate(
+                [problem.prompt for _, problem in picked],
+                sampling,
+                samples=group,
+                seeds=seeds,
+                batch_size=self.rules.rows,
+            )
         return [answers[at : at + group] for at in range(0, len(answers), group)]
 
     def _pack(

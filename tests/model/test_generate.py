@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lmkit.errors import ModelError
+from lmkit.errors import ConfigError, ModelError
 from lmkit.inference import Sampling
 from lmkit.model import LMBase
 from lmkit.model.generate import Piece, Writing
@@ -396,3 +397,40 @@ def test_a_turn_that_goes_over_into_the_next_document_has_not_ended() -> None:
     assert (turn.finish, turn.end, turn.ids) == ("length", tokenizer.bos, ())
     (text,) = model.generate(["a"])
     assert text.finish == "stop"
+
+
+def test_some_rows_at_once_and_guesses_ahead_change_no_text() -> None:
+    torch.manual_seed(0)
+    model = GPT(depth=1, width=16, head_dim=8, tokenizer=BYTE, max_len=48)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    prompts = ["abcabcabc", "", "xyzxyz, and more", "q"]
+    plain = Sampling(max_new_tokens=20)
+    stop = model.generate(prompts, plain)[0].text[5:7]
+    plain = Sampling(max_new_tokens=20, stop=(stop,))
+    expected = model.generate(prompts, plain)
+    assert expected[0].finish == "stop"
+    for options in ({"batch_size": 2}, {"lookup": 5}, {"batch_size": 3, "lookup": 2}):
+        assert model.generate(prompts, plain, **options) == expected  # type: ignore[call-overload]
+    drawn = Sampling(temperature=1.0, max_new_tokens=9, seed=5)
+    several = model.generate(prompts, drawn, samples=2)
+    assert model.generate(prompts, drawn, samples=2, batch_size=3) == several
+    with pytest.raises(ConfigError, match="0 rows at once"):
+        model.generate(prompts, batch_size=0)
+    with pytest.raises(ConfigError, match="lookup is for the likeliest ids only"):
+        model.generate(prompts, drawn, lookup=2)
+
+
+def test_a_batch_size_holds_the_rows_of_a_step() -> None:
+    rows = []
+
+    class Watched(GPT):
+        def logits(self, tokens: Tensor, *more: Any, **options: Any) -> Tensor:
+            rows.append(len(tokens))
+            return super().logits(tokens, *more, **options)
+
+    model = Watched(depth=1, width=16, head_dim=8, tokenizer=BYTE, max_len=16)
+    model.check()
+    rows.clear()
+    model.generate(["a", "b", "c", "d", "e"], Sampling(max_new_tokens=2), batch_size=2)
+    assert rows == [2, 2, 2, 2, 1, 1]

@@ -182,3 +182,84 @@ def test_a_class_that_does_not_say_how_cannot_take() -> None:
     assert not Own(1, 4).can_take
     assert KVCache(1, 4, layers=1).can_take
     assert StateCache(1).can_take
+
+
+@given(
+    before=st.lists(st.integers(0, 8), min_size=3, max_size=3),
+    entering=st.lists(st.integers(1, 8), min_size=1, max_size=3),
+    data=st.data(),
+)
+@settings(max_examples=25)
+def test_rows_that_are_put_go_on_beside_the_others(
+    before: list[int], entering: list[int], data: st.DataObject
+) -> None:
+    rows = data.draw(st.permutations(range(3)))[: len(entering)]
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 6, HEADS, TOKENS, WIDTH)  # three rows, and three that may enter
+    whole = attend_reference(q, k, v, mask=Mask.causal(TOKENS))
+    cache = KVCache(3, TOKENS, layers=2)  # the second layer has seen nothing
+    other = KVCache(len(entering), max(entering), layers=2)
+    for memory, first, counts in ((cache, 0, before), (other, 3, entering)):
+        if any(counts):
+            new = slice(first, first + len(counts))
+            memory.begin(counts)
+            memory.append(0, k[new, :, : max(counts)], v[new, :, : max(counts)])
+            memory.commit()
+    cache.put(rows, other)
+    source = list(range(3))
+    for place, row in enumerate(rows):
+        source[row] = 3 + place
+    lengths = [[*before, *entering][row] for row in source]
+    assert cache.lengths == lengths
+    cache.begin([1] * 3)
+    place = torch.tensor(lengths)
+    mine = torch.tensor(source)
+    new_q, new_k, new_v = (x[mine, :, place][:, :, None] for x in (q, k, v))
+    keys, values, mask = cache.append(0, new_k, new_v)
+    out = attend(new_q, keys, values, mask=mask)
+    torch.testing.assert_close(out[:, :, 0], whole[mine, :, place], atol=1e-5, rtol=1e-4)
+
+
+def test_states_are_put_too_and_what_does_not_fit_is_named() -> None:
+    cache, other = StateCache(3), StateCache(1)
+    other.begin([2])
+    other.remember("h", torch.arange(4.0).view(1, 2, 2))
+    other.commit()
+    cache.put([1], other)
+    assert cache.lengths == [0, 2, 0]
+    assert cache.states["h"].tolist() == [[0, 0], [2, 3], [0, 0]]
+    with pytest.raises(ModelError, match="KVCache cannot be put into a StateCache"):
+        cache.put([0], KVCache(1, 4, layers=1))
+    with pytest.raises(ModelError, match="2 tokens do not fit into a cache of 1"):
+        KVCache(3, 1, layers=1).put([0], other)
+    with pytest.raises(ModelError, match="StateCache cannot be put into a KVCache"):
+        KVCache(3, 4, layers=1).put([0], other)
+
+
+def test_the_head_reads_every_place_where_that_is_wanted() -> None:
+    cache = StateCache(2)
+    x = torch.arange(6.0).view(2, 3, 1)
+    cache.begin([2, 3], every=True)
+    assert torch.equal(cache.last(x), x)
+    cache.remember("h", x)  # a state is that of the last place nevertheless
+    assert cache.states["h"].flatten().tolist() == [1, 5]
+    cache.begin([2, 3])
+    assert cache.last(x).shape == (2, 1, 1)
+
+
+def test_padding_of_a_full_row_is_kept_apart() -> None:
+    torch.manual_seed(0)
+    cache = KVCache(2, 4, layers=1)
+    new = torch.randn(2, HEADS, 4, WIDTH)
+    cache.begin([4, 1])
+    cache.append(0, new, new)
+    cache.commit()
+    cache.begin([0, 3])
+    cache.append(0, new[:, :, 1:], new[:, :, 1:])
+    cache.commit()
+    assert cache.lengths == [4, 4]
+    cache.take([0, 1])
+    cache.rewind([3, 3])
+    cache.begin([1, 1])
+    keys, _, _ = cache.append(0, new[:, :, 3:], new[:, :, 3:])
+    assert torch.equal(keys, new)

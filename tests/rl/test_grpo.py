@@ -90,10 +90,8 @@ def train(path: Path, *more: str) -> None:
 
 def lines(run: Path) -> list[dict[str, Any]]:
     told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if k not in ("seconds", "evaluation_seconds", "waited")}
-        for line in told
-    ]
+    clock = ("seconds", "evaluation_seconds", "waited", "mfu")
+    return [{k: v for k, v in line.items() if k not in clock} for line in told]
 
 
 def last_tensors(run: Path) -> dict[str, bytes]:
