@@ -34,12 +34,14 @@ GATE_WIDTH = 12  # channels of x that decide how much of a value embedding a hea
 QK_GAIN = 1.2  # on normalised queries and keys each: sharper attention
 LONG, SHORT = "L", "S"
 
-# Every rate was found at a batch of 2**19 tokens and a width of 768; see `default_optimizers`.
+# Every rate was found at a batch of 2**19 tokens, a width of 768 and on 1.3 G tokens of text; see
+# `default_optimizers`. Shorter trainings want higher ones, by this power of their length: swept at
+# 2 layers x 128, the best factors on the table were about 0.35, 0.8 and 2.8 or more at batches of
+# 1,024, 4,096 and 16,384 tokens on 1 M tokens, and 0.5 at 4,096 on 4 M, where 1.4 cost 0.15 bits
+# per byte. The rule gives 0.38, 0.76, 1.5 and 0.50. Bjorck et al. (arXiv 2409.19913) found the
+# power 0.32 at 50 M to 3 G.
 REFERENCE_WIDTH = 768
-# nanochat scales by the square root of the batch, 0.09 at 4,096 tokens: far too timid there. Bits
-# per byte after 1.5 M tokens of experiments/quickstart.yaml at other factors: 1.514 at 0.35, 1.483
-# at 0.70, 1.488 at 1.06. The batches that nanochat itself chooses give 0.707 at least.
-SMALL_BATCH_FACTOR = 0.7
+HORIZON_POWER = 0.3
 MUON_RATE, MUON_DECAY = 0.02, 0.28
 
 
@@ -222,18 +224,20 @@ class GPT(LMBase):
         return groups
 
     def default_optimizers(self, batch_tokens: int, steps: int) -> list[dict[str, Any]]:
-        """Muon for the matrices, AdamW for the rest: nanochat's table, scaled to this batch.
+        """Muon for the matrices, AdamW for the rest: nanochat's table, scaled to this training.
 
-        All rates go with the square root of the batch, AdamW's for embeddings and head with
-        width**-0.5 too. Muon's decay goes with the square root of the batch and against the
-        horizon, which counts as 12 tokens a parameter at least.
+        All rates go with the square root of the batch and, below 1.3 G tokens of text, with their
+        number to the power -0.3; AdamW's for embeddings and head with width**-0.5 too. Muon's decay
+        goes with the square root of the batch and against the horizon, which counts as 12 tokens a
+        parameter at least.
         """
         ratio = batch_tokens / REFERENCE_BATCH
-        batch = max(ratio**0.5, SMALL_BATCH_FACTOR)
+        short = max(1.0, REFERENCE_TOKENS / (batch_tokens * steps)) ** HORIZON_POWER
+        batch = ratio**0.5 * short
         width = (self.token_embedding.embedding_dim / REFERENCE_WIDTH) ** -0.5
         horizon = max(batch_tokens * steps, best_tokens(self.scaling_parameter_count()))
         decay = MUON_DECAY * ratio**0.5 * REFERENCE_TOKENS / horizon
-        by_batch = f"x {batch:.4g} for the batch"
+        by_batch = f"x {batch:.4g} for batch and horizon"
         by_both = f"x {width:.4g} for the width {by_batch}"
         table = {  # rate, what it is scaled by, betas, weight decay
             "head": (0.008, width * batch, by_both, (0.8, 0.96), 0.01),
@@ -250,7 +254,7 @@ class GPT(LMBase):
             "why": f"{MUON_RATE} {by_batch}, {MUON_DECAY} x {decay / MUON_DECAY:.4g} for batch "
             "and horizon (nanochat)",
         }
-        adamw = {"class": "torch.optim.AdamW", "eps": 1e-10, "fused": True}
+        adamw = {"class": "lmkit.optim.AdamW", "eps": 1e-10}
         parts = {*self.param_groups(), *(name for name, _ in self.named_parameters())}
         return [muon] + [
             adamw

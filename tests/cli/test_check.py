@@ -129,8 +129,7 @@ def test_what_auto_stands_for(project: Any) -> None:
         f"batch_tokens: auto is 2^19 x ({12 * size / 1000:.3g}k / 1.32B tokens)^0.383 = ",
         f"{found['batch_tokens']:,} tokens",
         "Muon/matrices ",
-        "parameters, rate 0.007, decay ",
-        "  0.02 x 0.7 for the batch, 0.28 x ",
+        "for batch and horizon, 0.28 x ",
         "for batch and horizon (nanochat) x 0.5 by lr_scale",
     ):
         assert part in done.out, part

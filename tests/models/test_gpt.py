@@ -208,16 +208,15 @@ def test_a_row_longer_than_the_context() -> None:
 # depth -> Muon's rate and decay, then the rates of head, embeddings, value embeddings and the two
 # scalars: by base_train.py's and gpt.py's own lines (nanochat at 92d63d4) for 32,768 entries
 NANOCHAT_RATES = {
-    4: (0.014142, 1.889903, 0.009798, 0.36742, 0.18371, 0.003536, 0.35355),
     12: (0.02, 0.28, 0.008, 0.3, 0.15, 0.005, 0.5),
     20: (0.028284, 0.100188, 0.008764, 0.32863, 0.16432, 0.007071, 0.70711),
     24: (0.028284, 0.059738, 0.008, 0.3, 0.15, 0.007071, 0.70711),
 }
-NANOCHAT_LENGTH = {4: (2**18, 528), 12: (2**19, 2520), 20: (2**20, 4980), 24: (2**20, 8352)}
+NANOCHAT_LENGTH = {12: (2**19, 2520), 20: (2**20, 4980), 24: (2**20, 8352)}
 
 
 @pytest.mark.parametrize("depth", NANOCHAT_RATES)
-def test_the_rates_are_nanochats(depth: int) -> None:
+def test_the_rates_are_nanochats_from_the_length_on_that_it_swept(depth: int) -> None:
     with torch.device("meta"):
         gpt = GPT(depth=depth, vocab_size=32_768)
     muon, *others = gpt.default_optimizers(*NANOCHAT_LENGTH[depth])
@@ -234,7 +233,13 @@ def test_d20_has_nanochats_parameters() -> None:
     assert gpt.parameter_count() == 896_533_746 - 26
 
 
-def test_the_rates_of_small_batches_do_not_vanish() -> None:
+def test_rates_go_with_the_root_of_the_batch_and_down_with_the_length() -> None:
     gpt = GPT(**TINY)
-    (small, *_), (smaller, *_) = (gpt.default_optimizers(size, 100) for size in (4096, 64))
-    assert small["lr"] == smaller["lr"] == pytest.approx(0.7 * 0.02)
+
+    def rate(batch: int, steps: int) -> float:
+        return gpt.default_optimizers(batch, steps)[0]["lr"]
+
+    assert rate(4 * 4096, 100) / rate(4096, 400) == pytest.approx(2)
+    assert rate(4096, 2**10 * 100) / rate(4096, 100) == pytest.approx(2**-3)
+    assert rate(4096, 366) == pytest.approx(0.02 * 0.676, rel=1e-3)  # the quickstart's
+    assert rate(2**19, 100_000) == rate(2**19, 50_000) == 0.02
