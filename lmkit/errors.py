@@ -6,7 +6,6 @@ The command line prints ``error: at: what; hint`` and leaves with the class's ``
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -108,6 +107,8 @@ class Stopped(LMKitError):
 
 def did_you_mean(word: object, choices: Iterable[str]) -> str:
     """``did you mean 'width'?`` for the nearest of ``choices``, or the empty string."""
+    import difflib  # here: most commands end without an error
+
     by_lower = {choice.lower(): choice for choice in choices}
     near = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.7)
     return f"did you mean {by_lower[near[0]]!r}?" if near else ""

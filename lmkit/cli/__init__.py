@@ -27,6 +27,7 @@ COMMANDS = {
     "data": "look at the rows of a stage, with what is trained painted",
     "report": "tell a run as one HTML page: curves, results by stage, samples, cost",
     "tokenizer": "learn a vocabulary, look at its pieces, compare several",
+    "bench": "measure the speed of lmkit on this machine, and of its peers beside it",
 }
 MODULES = {"list": "listing"}  # a module `list` would hide the builtin in this one
 BROKEN_PIPE = 128 + 13  # what a shell reports of a program that SIGPIPE ended
@@ -57,7 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    parser = _parser()
+    command = next((word for word in words if not word.startswith("-")), None)
+    if command is not None and command not in COMMANDS:
+        hint = did_you_mean(command, COMMANDS) or f"there are {', '.join(COMMANDS)}"
+        raise ConfigError(f"there is no command {command!r}", hint=hint, at="lmkit")
+    parser = _parser(command)
     arguments = _parse(parser, words)
     if arguments is None:
         return 0
@@ -77,10 +82,6 @@ def _run(words: list[str]) -> int:
 
 def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace | None:
     """The arguments; None if a help text or the version was all that was asked for."""
-    command = next((word for word in words if not word.startswith("-")), None)
-    if command is not None and command not in COMMANDS:
-        hint = did_you_mean(command, COMMANDS) or f"there are {', '.join(COMMANDS)}"
-        raise ConfigError(f"there is no command {command!r}", hint=hint, at="lmkit")
     try:
         arguments, left = parser.parse_known_args(words)
     except SystemExit:  # argparse's way to end a help text
@@ -108,7 +109,8 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message, hint=f"see {self.prog} --help", at=self.prog)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(asked: str | None) -> argparse.ArgumentParser:
+    """All commands by name, and the arguments of the one asked for: no other is imported."""
     parser = _Parser(
         prog="lmkit", description="Train language models from one YAML file.", allow_abbrev=False
     )
@@ -118,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         described = summary[0].upper() + summary[1:] + "."
         command = commands.add_parser(name, help=summary, description=described, allow_abbrev=False)
-        _module(name).add_arguments(command)
-        command.set_defaults(parser=command)
+        if name == asked:
+            _module(name).add_arguments(command)
+            command.set_defaults(parser=command)
     return parser

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmkit.cli.importing import importing
+from lmkit.cli.precision import add_precision
 from lmkit.cli.sampling import add_sampling, sampling_of
 from lmkit.cli.terminal import Read, Screen, is_terminal, read_turn, reader
 from lmkit.errors import ConfigError, LMKitError, StorageError, did_you_mean
@@ -35,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling(parser, max_new_tokens=512, temperature=0.6)
     parser.add_argument("--seed", type=int, help="to get the same answers again")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_precision(parser)
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the step from token to token: a wait at first, then faster",
+    )
     parser.add_argument(
         "--trust-code",
         action="store_true",
@@ -44,18 +52,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answer turn by turn, until there are no more."""
+    with importing():
+        from lmkit.serve.conversation import Conversation
+        from lmkit.train.loading import load_model
+        from lmkit.train.world import pick_device
+
     seed = int.from_bytes(os.urandom(4), "little") if arguments.seed is None else arguments.seed
     sampling = sampling_of(arguments, seed)
-
-    from lmkit.serve.conversation import Conversation
-    from lmkit.train.loading import load_model
-    from lmkit.train.world import pick_device
-
     for stream in (sys.stdin, sys.stdout):  # a byte that is no character shall not end the talk
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    model = load_model(arguments.checkpoint, pick_device(arguments.device), arguments.trust_code)
-    talk = Talk(Conversation(model, sampling, arguments.system))
+    device, trusted = pick_device(arguments.device), arguments.trust_code
+    model = load_model(arguments.checkpoint, device, trusted, precision=arguments.precision)
+    talk = Talk(Conversation(model, sampling, arguments.system, arguments.compile))
     if arguments.prompt is not None:
         talk.answer(sys.stdin.read() if arguments.prompt == "-" else arguments.prompt)
         return 0

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmkit.cli.importing import importing
+from lmkit.cli.precision import add_precision
 from lmkit.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=_count, default=32, help="rows at once, default 32")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_precision(parser, default=None)
     parser.add_argument(
         "--trust-code",
         action="store_true",
@@ -68,18 +71,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure in the precision that the model was trained in; print a table or JSON."""
+    """Measure, as the model's training does if nothing else is asked for; print a table or JSON."""
     if not arguments.tasks and arguments.bits_per_byte is None and arguments.core is None:
         hint = "name tasks, such as --tasks arithmetic, or a text with --bits-per-byte"
         raise ConfigError("there is nothing to measure", hint=hint, at="lmkit eval")
 
-    from lmkit.cli.eval_report import Measured
-    from lmkit.cli.eval_text import batches_of
-    from lmkit.evals import bits_per_byte
-    from lmkit.evals.core_bundle import fetched_bundle
-    from lmkit.train.loading import find_checkpoint, load_model
-    from lmkit.train.precision import Precision
-    from lmkit.train.world import World
+    with importing():
+        from lmkit.cli.eval_report import Measured
+        from lmkit.cli.eval_text import batches_of
+        from lmkit.evals import bits_per_byte
+        from lmkit.evals.core_bundle import fetched_bundle
+        from lmkit.train.loading import computes_in, find_checkpoint, load_model
+        from lmkit.train.precision import Precision
+        from lmkit.train.world import World
 
     tasks = open_tasks(arguments.tasks)
     for task in tasks:  # before the ranks connect: no collective waits for a download
@@ -87,11 +91,14 @@ def run(arguments: argparse.Namespace) -> int:
     core = fetched_bundle() if arguments.core == "" else arguments.core
     world = World.from_environment(arguments.device)
     checkpoint = find_checkpoint(arguments.checkpoint, for_inference=True)
-    model = load_model(checkpoint.folder, world.device, arguments.trust_code)
-    # a folder written for inference does not say, and `lmkit generate` computes in fp32
-    precision = checkpoint.state.get("precision", {}).get("name", "fp32")
+    asked, trusted = arguments.precision, arguments.trust_code
+    model = load_model(checkpoint.folder, world.device, trusted, precision=asked)
+    if asked is None:  # a folder written for inference does not say
+        precision = checkpoint.state.get("precision", {}).get("name", "fp32")
+    else:
+        precision = computes_in(asked, world.device)
     about = (str(checkpoint.folder), checkpoint.step, checkpoint.stage)
-    found = Measured(*about, precision, arguments.split)
+    found = Measured(*about, "int8" if asked == "int8" else precision, arguments.split)
     text = _text(checkpoint, model, arguments)
     with ExitStack() as stack:
         world.connect()

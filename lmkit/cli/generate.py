@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from lmkit.cli.importing import importing
+from lmkit.cli.precision import add_precision
 from lmkit.cli.sampling import add_sampling, sampling_of
 from lmkit.errors import ConfigError
 
@@ -19,6 +21,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling(parser, max_new_tokens=128, temperature=0.8)
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_precision(parser)
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="write so many at once, the next as soon as one has ended; default: all",
+    )
+    parser.add_argument(
+        "--lookup",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with -t 0: guess up to N tokens ahead where a text repeats itself",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the step from token to token: a wait at first, then faster",
+    )
     parser.add_argument(
         "--trust-code",
         action="store_true",
@@ -28,20 +49,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write each completion after its prompt; a single one as it comes."""
-    from lmkit.train.loading import load_model
-    from lmkit.train.world import pick_device
+    with importing():
+        from lmkit.inference.decode import check_options
+        from lmkit.train.loading import load_model
+        from lmkit.train.world import pick_device
 
     sampling = sampling_of(arguments, arguments.seed)
     if arguments.samples < 1:
         raise ConfigError(f"{arguments.samples} samples", hint="1 or more", at="--samples")
+    try:
+        check_options(sampling, arguments.batch_size, arguments.lookup)
+    except ConfigError as error:
+        error.at = {"slots": "--batch-size", "lookup": "--lookup"}[error.key]
+        raise
     prompts = [sys.stdin.read() if text == "-" else text for text in arguments.prompt or [""]]
-    model = load_model(arguments.checkpoint, pick_device(arguments.device), arguments.trust_code)
-    if len(prompts) == arguments.samples == 1:
+    device, trusted = pick_device(arguments.device), arguments.trust_code
+    model = load_model(arguments.checkpoint, device, trusted, precision=arguments.precision)
+    samples, compile = arguments.samples, arguments.compile
+    how = {"samples": samples, "lookup": arguments.lookup, "compile": compile}
+    how["batch_size"] = arguments.batch_size
+    if len(prompts) == samples == 1:
         print(prompts[0], end="", flush=True)
-        for _, piece in model.generate(prompts, sampling, stream=True):
+        for _, piece in model.generate(prompts, sampling, stream=True, **how):
             print(piece, end="", flush=True)
         print()
         return 0
-    for completion in model.generate(prompts, sampling, samples=arguments.samples):
+    for completion in model.generate(prompts, sampling, **how):
         print(f"{completion.prompt}{completion.text}\n")
     return 0

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from lmkit.cli.importing import importing
+from lmkit.errors import ConfigError
+
 if TYPE_CHECKING:
     from lmkit.config import Experiment
 
@@ -18,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY",
         help="go on although this key (globs count) differs from what the run began with",
+    )
+    parser.add_argument(
+        "--profile",
+        type=int,
+        metavar="N",
+        help="watch N steps after the first three: a trace and a table, in the run's profile/",
     )
 
 
@@ -45,12 +54,15 @@ def load(arguments: argparse.Namespace) -> Experiment:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; structure errors are found before torch is imported."""
+    if arguments.profile is not None and arguments.profile < 1:
+        raise ConfigError(f"{arguments.profile} steps", hint="1 or more", at="--profile")
     experiment = load(arguments)
 
-    from lmkit.train.runner import build_runner
+    with importing():
+        from lmkit.train.runner import build_runner
 
     runner = build_runner(experiment)
-    if not runner.fit(arguments.allow_change) and runner.world.is_main:
+    if not runner.fit(arguments.allow_change, arguments.profile or 0) and runner.world.is_main:
         print(
             f"{experiment.out} is finished: {runner.progress.step} steps. "
             "A longer horizon goes on with it, another name: begins anew."

@@ -197,13 +197,13 @@ _Encode = Callable[[_Part], _Encoded]
 
 def _text_encoder(tokenizer: Tokenizer) -> _Encode:
     """Texts: their ids, and eos if it is another token than the bos of the next document."""
-    end = [tokenizer.eos] if tokenizer.eos != tokenizer.bos else []
+    end = np.array([tokenizer.eos] if tokenizer.eos != tokenizer.bos else [], dtype=np.int64)
 
     def encode(part: _Part) -> _Encoded:
         if not part.text:
             return _Encoded(part, _NOTHING, notes=("empty",))
-        ids = tokenizer.encode(part.text) + (end if part.last else [])
-        return _Encoded(part, np.array(ids, dtype=np.int64))
+        ids = tokenizer.encode_array(part.text)
+        return _Encoded(part, np.concatenate([ids, end]) if part.last and end.size else ids)
 
     return encode
 

@@ -22,6 +22,7 @@ from lmkit.model import LMBase
 from lmkit.text import Batch
 from lmkit.train.accumulate import LossModule, accumulate
 from lmkit.train.precision import Precision, choose
+from lmkit.train.recompute import recompute_blocks
 from lmkit.train.runner import LMRunnerBase, build_runner
 from lmkit.train.world import World, pick_device
 
@@ -134,6 +135,8 @@ def make_model(
             model = runner._construct_model()
             model.initialize(device)
             model.check()
+            if runner.activation_checkpointing:
+                recompute_blocks(model)
         return model, mode
     except ModelError as error:
         error.at = error.at or experiment.model.at

@@ -23,6 +23,7 @@ class Conversation:
         sampling: of every answer. Each turn has a seed of its own, made of `sampling.seed` and the
             number of questions before.
         system: what the model is told beforehand.
+        compile: compile the step from token to token; see LMBase.generate.
 
     Attributes:
         messages: all that was said, the system's word included; may be saved and trained on.
@@ -31,11 +32,16 @@ class Conversation:
     """
 
     def __init__(
-        self, model: LMBase, sampling: Sampling = Sampling(), system: str | None = None
+        self,
+        model: LMBase,
+        sampling: Sampling = Sampling(),
+        system: str | None = None,
+        compile: bool = False,
     ) -> None:
         self.model = model
         self.sampling = sampling
         self.system = system
+        self.compile = compile
         self.answer: Completion | None = None
         self.unread = 0
         self._turns: list[Message] = []
@@ -73,6 +79,7 @@ class Conversation:
             [Prompt(messages=tuple(self._visible(question)))],
             self.sampling,
             seeds=[self.sampling.seed * 2**32 + self._questions],
+            compile=self.compile,
         )
         ids = writing.opened[0]
         writing.cache = self._prepared(ids)

@@ -80,6 +80,10 @@ class Tokenizer(ABC):
         """Ids run from 0 to vocab_size - 1."""
         return len(self._tokens)
 
+    def encode_array(self, text: str) -> np.ndarray:
+        """The same ids as `encode(text)`: (n,) of any type of whole numbers; may be read-only."""
+        return np.array(self.encode(text), dtype=np.int64)
+
     def encode_batch(self, texts: Sequence[str], threads: int | None = None) -> list[list[int]]:
         """`encode` of each text; with `threads` (default: one a core) where that is faster."""
         return [self.encode(text) for text in texts]
@@ -254,6 +258,16 @@ class Tiktoken(Tokenizer):
         for part in rest:
             ids += encode(part)
         return ids
+
+    def encode_array(self, text: str) -> np.ndarray:
+        # a list of ids is made inside the interpreter's lock: a tenth of the time, and the others
+        # wait for it
+        if type(self).encode is not Tiktoken.encode:  # a subclass has its own
+            return super().encode_array(text)
+        check_unicode(text)
+        encode = partial(self.encoding.encode_to_numpy, disallowed_special=())
+        first, *rest = map(encode, cut_spaces(text))
+        return np.concatenate([first, *rest]) if rest else first
 
     def encode_batch(self, texts: Sequence[str], threads: int | None = None) -> list[list[int]]:
         # tiktoken frees the interpreter while it encodes: 17.8 MB/s on 2 cores, 10.4 on one;

@@ -19,12 +19,14 @@ from lmkit.model.results import Predictions
 from lmkit.optim import OptimizerSet
 from lmkit.text import Batch
 from lmkit.train.allocator import keep_freed_memory
+from lmkit.train.compiling import pays_to_compile
 from lmkit.train.contents import CheckpointContents
-from lmkit.train.learner import Learner, Step, pays_to_compile
+from lmkit.train.learner import Learner, Step
 from lmkit.train.loading import find_first
 from lmkit.train.memory import MicroBatch
 from lmkit.train.precision import Policy, Precision, choose
 from lmkit.train.progress import Progress
+from lmkit.train.recompute import recompute_blocks, recompute_compiled
 from lmkit.train.stage_run import StageRun, named_groups
 from lmkit.train.world import World
 
@@ -36,11 +38,15 @@ class ByHand(ABC):
         max_batch_size: rows that go through the model at once (the micro-batch); `auto` starts with
             what usually fits and halves it when memory runs out. The gradient is the same.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto, bf16, fp16 or fp32: what the model computes in. Weights stay fp32.
-        compile: compile the model with torch.compile; `auto` does on CUDA where the run is long
-            enough to pay it back, and not on the CPU.
+        precision: auto, bf16, fp16, fp32 or fp8 (of wide models on Hopper GPUs and newer): what
+            the model computes in. Weights stay fp32.
+        compile: compile the model with torch.compile; `auto` does where the stage is long enough
+            to pay it back and there is a compiler.
         threads: CPU threads; None leaves torch's choice. Another number gives other rounding.
-        deterministic: allow only algorithms that repeat to the bit; `compile` needs it for that.
+        deterministic: allow only algorithms that repeat to the bit; on CUDA `compile` needs it for
+            that, on the CPU it brings it along.
+        activation_checkpointing: drop what each block computed and compute it again in backward:
+            less memory, longer steps, the same gradients.
         experiment: what `fit` runs; offered by `lmkit train`.
     """
 
@@ -53,6 +59,7 @@ class ByHand(ABC):
         compile: bool | Literal["auto"] = "auto",
         threads: int | None = None,
         deterministic: bool = False,
+        activation_checkpointing: bool = False,
         experiment: Experiment | None = None,
     ) -> None:
         if threads is not None and threads < 1:
@@ -63,9 +70,11 @@ class ByHand(ABC):
         self.compile = compile
         self.threads = threads
         self.deterministic = deterministic
+        self.activation_checkpointing = activation_checkpointing
         self.experiment = experiment
         self.seed = experiment.seed if experiment else 0
         self.progress = Progress()
+        self.compiled = False
         self.model: LMBase
         self.optimizers: OptimizerSet | None = None
 
@@ -90,7 +99,6 @@ class ByHand(ABC):
             ModelError: the model's logits are of a wrong shape, or too few for its tokenizer.
             CheckpointError: the checkpoint is damaged or of another architecture.
         """
-        torch.use_deterministic_algorithms(self.deterministic)
         keep_freed_memory()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -195,16 +203,30 @@ class ByHand(ABC):
         seed = hash((self.seed, self.progress.stage_index, self.progress.stage_step))
         return self.learner.learn(batch, seed=seed, clip=clip)
 
-    def _make_learner(self, run: StageRun | None) -> None:
+    def _make_learner(self, run: StageRun | None, compiled: bool | None = None) -> None:
+        """Make a stage's optimizers and what steps them.
+
+        Args:
+            compiled: whether it was before; `compile: auto` goes on as it began.
+        """
         self.optimizers = self.construct_optimizer(self.model, run)
         work = run.plan.tokens * self.model.flops_per_token(run.plan.width) if run else 0.0
+        policy = compiled if compiled is not None and self.compile == "auto" else self.compile
+        self.compiled = pays_to_compile(policy, self.world.device, work)
+        if self.compiled and self.activation_checkpointing:
+            recompute_compiled()
+        # compiled, the gradient of an embedding is summed in another order each time
+        repeat = self.deterministic or (self.compiled and self.world.device.type == "cpu")
+        if repeat or torch.are_deterministic_algorithms_enabled():  # the call imports torch._dynamo
+            torch.use_deterministic_algorithms(repeat, warn_only=not self.deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.learner = Learner(
             self.model,
             self.optimizers,
             self.world,
             self.precision,
             self.micro_batch,
-            compile=pays_to_compile(self.compile, self.world.device, work),
+            compile=self.compiled,
             dropout=run.objective.dropout if run else True,
         )
 
@@ -212,6 +234,8 @@ class ByHand(ABC):
         try:
             self.model.check()
             self.model.check_causal()
+            if self.activation_checkpointing:
+                recompute_blocks(self.model)
         except LMKitError as error:
             if self.experiment is not None:
                 error.at = error.at or self.experiment.model.at
@@ -223,6 +247,7 @@ class ByHand(ABC):
             "progress": self.progress.state_dict(),
             "precision": self.precision.state_dict(),
             "micro_batch": self.micro_batch.rows,
+            "compiled": self.compiled,
             "world_size": self.world.size,
             "random_numbers": "reseeded at every micro-batch from (seed, stage, step, rank, index)",
         }

@@ -31,9 +31,10 @@ from lmkit.train.contents import (
     OPTIMIZER,
     STATE,
     CheckpointContents,
+    Snapshot,
     checkpoint_bytes,
 )
-from lmkit.train.durable import clean_leftovers, remove_folder, require_space
+from lmkit.train.durable import clean_leftovers, remove_folder, require_room, require_space
 from lmkit.train.manifest import Manifest, read_json
 from lmkit.train.weights import load_into, read_fitting, read_tensors
 
@@ -139,10 +140,13 @@ class Checkpoint:
             return False
 
     def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer, None if the model had none."""
-        if not any(name.startswith("tokenizer/") for name in self.manifest.files):
-            return None
-        return load_tokenizer(self.folder / "tokenizer")
+        """The tokenizer, the same one every time; None if the model had none."""
+        return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer | None:
+        here = any(name.startswith("tokenizer/") for name in self.manifest.files)
+        return load_tokenizer(self.folder / "tokenizer") if here else None
 
     def check_tokenizer(self, model: LMBase, *, same_chat: bool = False) -> None:
         """Make sure that the model's ids mean what they meant to these weights.
@@ -176,14 +180,10 @@ class Checkpoint:
         self.check_tokenizer(model)
         read_fitting(model, self.folder / MODEL)
 
-    def load_weights(self, model: LMBase, *, adopt_dtypes: bool = False) -> None:
-        """Copy the weights into `model`, whose names, shapes and dtypes must be the same.
-
-        Args:
-            adopt_dtypes: let the model take the checkpoint's dtypes instead.
-        """
+    def load_weights(self, model: LMBase, **how: bool) -> None:
+        """Copy the weights into `model`; `how` (adopt_dtypes, mapped) as `load_into` takes it."""
         self.check_tokenizer(model)
-        load_into(model, self.folder / MODEL, adopt_dtypes=adopt_dtypes)
+        load_into(model, self.folder / MODEL, **how)
 
     def load_optimizers(self, optimizers: OptimizerSet) -> None:
         """Give the optimizers their state, by parameter name."""
@@ -224,10 +224,7 @@ class CheckpointDir:
         self._good: dict[Path, bool] = {}  # a checkpoint is read back once, not at every save
 
     def prepare(self, n_bytes: int = 0) -> None:
-        """Before a run begins: make the folder, clear what a kill left, see that there is room.
-
-        Args:
-            n_bytes: what one checkpoint will need.
+        """Before a run begins: make the folder, clear what a kill left, see that `n_bytes` fit in.
 
         Raises:
             StorageError: too little room, or no permission.
@@ -236,15 +233,22 @@ class CheckpointDir:
         clean_leftovers(self.folder)
 
     def save(self, contents: CheckpointContents) -> Path:
+        """`put` all of it as it is now."""
+        return self.put(contents.snapshot(number=self.next_number()))
+
+    def next_number(self) -> int:
+        """The number of the checkpoint that is saved next."""
+        return 1 + max((_order(entry)[1] for entry in self.entries()), default=0)
+
+    def put(self, snapshot: Snapshot) -> Path:
         """Write a checkpoint, then delete those that need not be kept.
 
         Raises:
-            StorageError: the disk refuses; all older checkpoints are still there.
+            StorageError: the disk is too full, or refuses; all older checkpoints are still there.
         """
-        number = 1 + max((_order(entry)[1] for entry in self.entries()), default=0)
-        stage = re.sub(r"[^\w.-]", "_", contents.stage) or "run"
-        location = self.folder / f"{contents.step:08d}-{stage}"
-        contents.put(location, number=number)
+        require_room(self.folder, snapshot.n_bytes)
+        location = self.folder / snapshot.name
+        snapshot.put(location)
         self._good.pop(location, None)  # of one that it replaced
         self._prune()
         return location
@@ -330,11 +334,10 @@ class CheckpointDir:
         if entry.folder not in self._good:
             try:
                 entry.check()
+                self._good[entry.folder] = True
             except CheckpointError as error:
                 logger.warning("%s; it stays, and does not count as kept", error)
                 self._good[entry.folder] = False
-            else:
-                self._good[entry.folder] = True
         return self._good[entry.folder]
 
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from lmkit.errors import CheckpointError
 from lmkit.model import LMBase
+from lmkit.text import Tokenizer
 from lmkit.train.durable import staged_folder, storage_errors
 from lmkit.train.environment import describe_environment
 from lmkit.train.manifest import MANIFEST, Manifest
 from lmkit.train.plugin_code import class_path, write_code
-from lmkit.train.weights import write_tensors
+from lmkit.train.record import write_file
+from lmkit.train.weights import untie, write_tensors
 
 if TYPE_CHECKING:
     from lmkit.optim import OptimizerSet
@@ -27,7 +32,59 @@ MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 EXPERIMENT = "experiment.json"
+ENVIRONMENT = "environment.json"
 INFERENCE_KEYS = ("name", "imports", "model")  # of an experiment
+
+Tensors = Mapping[str, Mapping[str, Tensor]]  # file name -> tensor name -> tensor
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds at one moment, on its way to the disk.
+
+    Attributes:
+        tensors: the model's own, or copies of them; see `CheckpointContents.snapshot`.
+        texts: file name -> JSON.
+        experiment: names the classes whose code is kept.
+    """
+
+    step: int
+    stage: str
+    tensors: Tensors
+    texts: Mapping[str, str]
+    tokenizer: Tokenizer | None
+    experiment: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What its folder is called among the checkpoints of a run."""
+        stage = re.sub(r"[^\w.-]", "_", self.stage) or "run"
+        return f"{self.step:08d}-{stage}"
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the tensors and texts: the folder's size but for the tokenizer and the code."""
+        tensors = [t for named in self.tensors.values() for t in untie(named)[0].values()]
+        return sum(t.nbytes for t in tensors) + sum(map(len, self.texts.values()))
+
+    def put(self, location: Path) -> None:
+        """Write the folder, without asking what is there.
+
+        Raises:
+            StorageError: the disk refuses; what was there before is still there.
+            CheckpointError: a tensor is of a kind that no file can hold.
+        """
+        with staged_folder(location) as folder:
+            known = {}
+            for file, named in self.tensors.items():
+                known[file] = write_tensors(folder / file, named)
+            for file, text in self.texts.items():
+                known[file] = write_file(folder / file, [text.encode()])
+            if self.tokenizer is not None:
+                (folder / "tokenizer").mkdir()
+                self.tokenizer.save(folder / "tokenizer")
+            write_code(folder, self.experiment)
+            Manifest.write(folder, known)
 
 
 @dataclass(frozen=True)
@@ -68,11 +125,26 @@ class CheckpointContents:
             )
         with storage_errors(location):
             location.parent.mkdir(parents=True, exist_ok=True)
-        self.put(location, number=0, for_inference=for_inference)
+        self.snapshot(number=0, for_inference=for_inference).put(location)
         return location
 
-    def put(self, location: Path, *, number: int, for_inference: bool = False) -> None:
-        """`write` without asking what is there; `number` orders the checkpoints of a run."""
+    def snapshot(
+        self,
+        *,
+        number: int,
+        for_inference: bool = False,
+        copy: Callable[[Tensors], Tensors] = lambda tensors: tensors,
+    ) -> Snapshot:
+        """All of it as it is now.
+
+        Args:
+            number: orders the checkpoints of a run.
+            copy: copies the tensors, so that training can go on before they are written; as it is,
+                the snapshot holds the model's own.
+
+        Raises:
+            CheckpointError: JSON cannot hold a value.
+        """
         optimizers = None if for_inference else self.optimizers
         experiment = self._experiment(for_inference)
         state = {
@@ -83,18 +155,21 @@ class CheckpointContents:
             "runner": {} if for_inference else self.state,
             "optimizers": None if optimizers is None else optimizers.state_meta(),
         }
-        with staged_folder(location) as folder:
-            write_tensors(folder / MODEL, self.model.state_dict())
-            if optimizers is not None:
-                write_tensors(folder / OPTIMIZER, optimizers.state_tensors())
-            _write_json(folder / STATE, state)
-            _write_json(folder / EXPERIMENT, experiment)
-            _write_json(folder / "environment.json", describe_environment())
-            if self.model.tokenizer is not None:
-                (folder / "tokenizer").mkdir()
-                self.model.tokenizer.save(folder / "tokenizer")
-            write_code(folder, experiment)
-            Manifest.write(folder)
+        tensors: dict[str, Mapping[str, Tensor]] = {MODEL: self.model.state_dict()}
+        if optimizers is not None:
+            tensors[OPTIMIZER] = optimizers.state_tensors()
+        return Snapshot(
+            self.step,
+            self.stage,
+            copy(tensors),
+            {
+                STATE: _json(STATE, state),
+                EXPERIMENT: _json(EXPERIMENT, experiment),
+                ENVIRONMENT: _json(ENVIRONMENT, describe_environment()),
+            },
+            self.model.tokenizer,
+            experiment,
+        )
 
     def _experiment(self, for_inference: bool) -> dict[str, Any]:
         experiment = dict(self.experiment)
@@ -126,14 +201,13 @@ def _is_replaceable(location: Path) -> bool:
     return (location / MANIFEST).exists() or not any(location.iterdir())
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def _json(file: str, content: Mapping[str, Any]) -> str:
     try:
-        text = json.dumps(content, indent=2)
+        return json.dumps(content, indent=2) + "\n"
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path.name} cannot be written: {error}", hint="keep plain numbers and text there"
+            f"{file} cannot be written: {error}", hint="keep plain numbers and text there"
         ) from error
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _finite(value: float | None) -> float | None:

@@ -19,10 +19,19 @@ class Display:
         stage: its name.
         steps: how many it has.
         done: how many were done before a resume.
+        full_speed: tokens a second at the devices' peak; None where that is not known.
     """
 
-    def __init__(self, stage: str, steps: int, done: int = 0, out: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        stage: str,
+        steps: int,
+        done: int = 0,
+        out: TextIO | None = None,
+        full_speed: float | None = None,
+    ) -> None:
         self.stage, self.steps, self.done = stage, steps, done
+        self._full_speed = full_speed
         self._out = sys.stderr if out is None else out
         self._pace: deque[tuple[int, float, float]] = deque(maxlen=WINDOW)
         self._shown_at = time.monotonic()
@@ -80,7 +89,9 @@ class Display:
         tokens, seconds, waited = (sum(pace[i] for pace in self._pace) for i in range(3))
         if seconds <= 0:
             return []
-        return [f"{readable_count(tokens / seconds)} tokens/s", f"data {waited / seconds:.0%}"]
+        speed = tokens / seconds
+        share = [f"mfu {speed / self._full_speed:.0%}"] if self._full_speed else []
+        return [f"{readable_count(speed)} tokens/s", *share, f"data {waited / seconds:.0%}"]
 
     def _time_left(self) -> str:
         seconds = sum(pace[1] for pace in self._pace)

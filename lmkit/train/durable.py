@@ -14,13 +14,10 @@ import errno
 import hashlib
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 from lmkit.errors import StorageError
 
@@ -44,22 +41,14 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn what the disk refuses inside the block into a StorageError that names `path`."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        number = _errno(error)
+    except OSError as error:
+        number = error.errno or 0
         reason = os.strerror(number) if number else str(error)
         if number in (errno.ENOSPC, errno.EDQUOT):
             reason += f" ({readable(free_bytes(path))} free)"
         raise StorageError(
             f"cannot be written: {reason}", hint=HINTS.get(number, ""), at=path
         ) from error
-
-
-def _errno(error: OSError | SafetensorError) -> int:
-    """The error number; safetensors hides it in its text: `... (os error 28)`."""
-    if isinstance(error, OSError):
-        return error.errno or 0
-    found = re.search(r"os error (\d+)", str(error))
-    return int(found[1]) if found else 0
 
 
 @contextmanager
@@ -164,6 +153,11 @@ def require_space(folder: Path, n_bytes: int) -> None:
         trial = folder / ".tmp-trial"
         trial.mkdir(exist_ok=True)
         trial.rmdir()
+    require_room(folder, n_bytes)
+
+
+def require_room(folder: Path, n_bytes: int) -> None:
+    """Make sure that `n_bytes` fit into `folder`; StorageError where they do not."""
     free = free_bytes(folder)
     if free < n_bytes:
         raise StorageError(

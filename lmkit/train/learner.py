@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,22 +13,12 @@ from lmkit.model import LMBase, Loss
 from lmkit.optim import OptimizerSet
 from lmkit.text import Batch
 from lmkit.train.accumulate import LossModule, accumulate
+from lmkit.train.compiling import compile_errors
 from lmkit.train.memory import MicroBatch
 from lmkit.train.precision import Precision
 from lmkit.train.world import World
 
 logger = logging.getLogger(__name__)
-
-# `compile: auto` compiles on CUDA from this much work on: some five minutes at 350 TFLOP/s.
-COMPILE_FROM_FLOPS = 1e17
-
-
-def pays_to_compile(policy: bool | Literal["auto"], device: torch.device, work: float) -> bool:
-    """Whether to compile a stage of `work` FLOPs; `auto` never does on a CPU, where the gain is a
-    few percent and bit-equal resume would need deterministic algorithms."""
-    if policy != "auto":
-        return policy
-    return device.type == "cuda" and work >= COMPILE_FROM_FLOPS
 
 
 @dataclass(frozen=True)
@@ -73,6 +62,7 @@ class Learner:
         self.precision = precision
         self.micro_batch = micro_batch
         self.dropout = dropout
+        precision.prepare(model)
         self._bare = LossModule(model)
         if compile:
             self._bare.compile()  # in place: the names in state_dict stay as they are
@@ -137,14 +127,15 @@ class Learner:
         return Step(loss, grad_norm, skipped)
 
     def _accumulate(self, batch: Batch, seed: int, world: World) -> Loss:
-        return accumulate(
-            self._wrapped if world is self.world else self._bare,
-            batch,
-            micro_batch=self.micro_batch.rows,
-            world=world,
-            precision=self.precision,
-            seed=seed,
-        )
+        with compile_errors():
+            return accumulate(
+                self._wrapped if world is self.world else self._bare,
+                batch,
+                micro_batch=self.micro_batch.rows,
+                world=world,
+                precision=self.precision,
+                seed=seed,
+            )
 
     def _idle(self) -> str:
         """The trainable parameters that the last backward pass did not reach."""

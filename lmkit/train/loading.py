@@ -10,14 +10,15 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from lmkit.config.registry import Spec, build, load_module, resolve
-from lmkit.errors import CheckpointError, ModelError
+from lmkit.errors import CheckpointError, ConfigError, ModelError, did_you_mean
 from lmkit.model import LMBase
+from lmkit.nn.packed import Weights, pack_for_inference
 from lmkit.text import Tokenizer
 from lmkit.train.checkpoint import Checkpoint, CheckpointContents, CheckpointDir
 from lmkit.train.manifest import MANIFEST, read_json
@@ -29,26 +30,40 @@ from lmkit.train.plugin_code import (
     open_code,
     warn_of_changes,
 )
+from lmkit.train.precision import DTYPES, choose
+from lmkit.train.undrawn import make_undrawn
 
 logger = logging.getLogger(__name__)
 
 RUN_CHECKPOINTS = "checkpoints"  # in a run's folder
+Precision = Literal["auto", "bf16", "fp32", "int8"]
 
 
 def load_model(
-    path: str | Path, device: str | torch.device = "cpu", trust_code: bool = False
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    trust_code: bool = False,
+    *,
+    precision: Precision | None = None,
 ) -> LMBase:
     """Rebuild a model, in evaluation mode, with its tokenizer and in the dtypes it was saved in.
+
+    On the CPU its weights are the checkpoint's own pages, mapped into memory.
 
     Args:
         path: a run's folder (its newest good checkpoint is taken), or one checkpoint's.
         trust_code: run the copies of the user's modules in the checkpoint.
+        precision: make it a model for inference only, with its linear layers laid out for that
+            (`lmkit.nn.packed`): bf16, as training in bf16 computes; fp32; int8, weights of 8 bits;
+            auto, bf16 where the device is faster in it and else fp32. None: as it was saved, to be
+            trained, changed and saved again.
 
     Raises:
         CheckpointError: no checkpoint is there, it is damaged or of another architecture, or a
             module that it needs is gone.
-        ConfigError: a class that it names is not installed.
+        ConfigError: a class that it names is not installed, or there is no such precision.
     """
+    computing = None if precision is None else computes_in(precision, torch.device(device))
     checkpoint = find_checkpoint(path, for_inference=True)
     sources = open_code(checkpoint.folder, trust_code=trust_code)
     for name in checkpoint.experiment.get("imports", ()):
@@ -56,11 +71,28 @@ def load_model(
     if not trust_code:
         _refuse_strangers(checkpoint, sources)
     tokenizer = checkpoint.tokenizer()
-    model = build_model(checkpoint.experiment["model"], tokenizer).to(device)
+    model = make_undrawn(lambda: build_model(checkpoint.experiment["model"], tokenizer)).to(device)
     warn_of_changes(sources)
     model.initialize(torch.device(device))
-    checkpoint.load_weights(model, adopt_dtypes=True)
+    checkpoint.load_weights(model, adopt_dtypes=True, mapped=True)
+    if computing is not None:
+        weights: Weights = "int8" if precision == "int8" else computing
+        pack_for_inference(model, weights, DTYPES[computing])
     return model.eval()
+
+
+def computes_in(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
+    """What the arithmetic of a model is done in that `load_model` gives with this precision.
+
+    Raises:
+        ConfigError: there is no such precision.
+    """
+    known = get_args(Precision)
+    if precision not in known:
+        hint = did_you_mean(precision, known) or f"there are {', '.join(known)}"
+        raise ConfigError(f"there is no precision {precision!r} to load a model in", hint=hint)
+    chosen = choose("auto" if precision == "int8" else precision, device)
+    return "bf16" if chosen == "bf16" else "fp32"
 
 
 def find_checkpoint(path: str | Path, *, for_inference: bool = False) -> Checkpoint:

@@ -1,6 +1,6 @@
 """manifest: the list of a checkpoint's files; says whether they are all as they were written.
 
-A stock format notices one bit flip in a hundred; this notices all.
+A stock format notices one bit flip in a hundred; this notices all. `record` says what is hashed.
 """
 
 from __future__ import annotations
@@ -9,24 +9,18 @@ import json
 import re
 import stat
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lmkit.errors import CheckpointError
 from lmkit.train.durable import sha256_of
+from lmkit.train.record import FileRecord, read_file, write_file
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+PLAIN = 1  # the format before, whose hash of any file is the plain sha256; it is read too
 MOST_BYTES = 16 << 20  # a manifest has some 100 bytes a file; more is no manifest of ours
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What a file was when it was written."""
-
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -36,20 +30,21 @@ class Manifest:
 
     folder: Path
     files: Mapping[str, FileRecord]
+    format: int = FORMAT
 
     @classmethod
-    def write(cls, folder: Path) -> None:
-        """Record every file below `folder`; OSError where the disk refuses."""
-        files = {
-            path.relative_to(folder).as_posix(): {
-                "size": path.stat().st_size,
-                "sha256": sha256_of(path),
-            }
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
-        content = {"format": FORMAT, "files": files}
-        (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    def write(cls, folder: Path, known: Mapping[str, FileRecord] | None = None) -> None:
+        """Record every file below `folder`; OSError where the disk refuses.
+
+        Args:
+            known: records taken while their files were written, which need not be read for it.
+        """
+        found = sorted(path for path in folder.rglob("*") if path.is_file())
+        names = {path.relative_to(folder).as_posix(): path for path in found}
+        known = known or {}
+        files = {name: asdict(known.get(name) or read_file(path)) for name, path in names.items()}
+        text = json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n"
+        write_file(folder / MANIFEST, [text.encode()])
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -60,7 +55,7 @@ class Manifest:
                 outside the folder.
         """
         content = read_json(folder, MANIFEST)
-        if content.get("format") != FORMAT:
+        if content.get("format") not in (PLAIN, FORMAT):
             raise CheckpointError(
                 f"format {content.get('format')!r} is not {FORMAT}, which this lmkit reads",
                 hint="install the lmkit that wrote it",
@@ -70,7 +65,7 @@ class Manifest:
         if not isinstance(files, dict):
             raise CheckpointError(f"{MANIFEST} is damaged", at=folder)
         records = {name: _record(folder, name, entry) for name, entry in files.items()}
-        return cls(folder, records)
+        return cls(folder, records, content["format"])
 
     def check(self, *, hashes: bool = True, skip: Container[str] = ()) -> None:
         """Compare the files with their records.
@@ -88,8 +83,14 @@ class Manifest:
                 raise CheckpointError(
                     f"{name} has {size:,} bytes, not {record.size:,}", at=self.folder
                 )
-            if hashes and name not in skip and _sha256(path) != record.sha256:
+            if hashes and name not in skip and self._sha256(path) != record.sha256:
                 raise CheckpointError(f"{name} is altered: its sha256 is another", at=self.folder)
+
+    def _sha256(self, path: Path) -> str:
+        try:
+            return sha256_of(path) if self.format == PLAIN else read_file(path).sha256
+        except OSError as error:
+            raise CheckpointError(f"{path.name} cannot be read: {error}", at=path.parent) from error
 
 
 def _record(folder: Path, name: str, entry: Any) -> FileRecord:
@@ -147,10 +148,3 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{name} is damaged: no JSON object", at=folder)
     return content
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error}", at=path.parent) from error

@@ -44,6 +44,7 @@ class Metrics:
         self.folder = None if folder is None else Path(folder)
         self._display: Display | None = None
         self._stage = ""
+        self._full_speed: float | None = None
         self._waiting: tuple[int, _Late] | None = None
         if self.folder is not None:
             self._path = self.folder / FILE
@@ -65,13 +66,20 @@ class Metrics:
     ) -> None:
         self.close()
 
-    def begin_stage(self, name: str, steps: int, done: int = 0) -> None:
-        """From now on steps are of the stage `name`; `done` of its `steps` are made already."""
+    def begin_stage(
+        self, name: str, steps: int, done: int = 0, full_speed: float | None = None
+    ) -> None:
+        """From now on steps are of the stage `name`; `done` of its `steps` are made already.
+
+        Args:
+            full_speed: tokens a second if all devices did nothing but the model's arithmetic at
+                their peak; None where that is not known. `mfu` is a step's share of it.
+        """
         self._write_waiting()
-        self._stage = name
+        self._stage, self._full_speed = name, full_speed
         if self.folder is not None:
             self._close_display()
-            self._display = Display(name, steps, done)
+            self._display = Display(name, steps, done, full_speed=full_speed)
 
     def step(
         self,
@@ -104,8 +112,10 @@ class Metrics:
             "tokens": tokens,
             "seconds": round(seconds, 6),
             "waited": round(waited, 6),
-            **more,
         }
+        if self._full_speed and seconds > 0:
+            values["mfu"] = round(tokens / seconds / self._full_speed, 4)
+        values.update(more)
         self._add(step, self._stage, values)
         if self._display is not None:
             self._display.pace(tokens, seconds, waited)

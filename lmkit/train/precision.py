@@ -1,7 +1,9 @@
 """precision: the dtype that a model computes in. Weights and optimizer state stay fp32.
 
 `auto` is bf16 where the hardware makes it fast and fp32 elsewhere. The choice is recorded with the
-run, so that a resumed run computes in what it started with.
+run, so that a resumed run computes in what it started with. `fp8` is bf16 but for the products of
+the blocks' linear layers in training passes (see `lmkit.nn.float8`); what has no gradient
+(evaluation, generation, the log-probabilities that an objective compares with) is bf16 all through.
 """
 
 from __future__ import annotations
@@ -11,12 +13,20 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from lmkit.errors import ConfigError
+from lmkit.nn.float8 import use_float8
 from lmkit.optim import OptimizerSet
 
-Policy = Literal["auto", "bf16", "fp16", "fp32"]
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+Policy = Literal["auto", "bf16", "fp16", "fp32", "fp8"]
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "fp8": torch.bfloat16,
+}
+FP8_FROM = (8, 9)  # compute capability: Ada, Hopper and what came after
 PROBE_SIZE = (
     512  # a matmul of this size takes about a millisecond, long enough to tell the dtypes apart
 )
@@ -24,7 +34,17 @@ PROBE_GAIN = 1.3  # bf16 must win by this much: casts cost some 7 % of a step
 
 
 def choose(policy: Policy, device: torch.device) -> str:
-    """Turn a policy into "bf16", "fp16" or "fp32"."""
+    """Turn a policy into "bf16", "fp16", "fp32" or "fp8".
+
+    Raises:
+        ConfigError: there is no such precision, or this device has no fp8.
+    """
+    if policy == "fp8" and not has_fp8(device):
+        raise ConfigError(
+            "precision fp8 needs an NVIDIA GPU of compute capability 8.9 (Ada, Hopper) or newer, "
+            f"which {device} is not",
+            hint="use bf16",
+        )
     if policy != "auto":
         if policy not in DTYPES:
             raise ConfigError(
@@ -36,6 +56,13 @@ def choose(policy: Policy, device: torch.device) -> str:
     if device.type == "cpu":
         return "bf16" if bf16_gain() >= PROBE_GAIN else "fp32"
     return "fp32"
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Whether the device multiplies in 8 bits."""
+    if device.type != "cuda" or torch.version.hip:  # AMD's 8 bits mean other numbers
+        return False
+    return torch.cuda.get_device_capability(device) >= FP8_FROM
 
 
 def bf16_gain() -> float:
@@ -65,6 +92,19 @@ class Precision:
         self.device = device
         self.scale = 65536.0 if name == "fp16" else 1.0
         self._good_steps = 0
+
+    def prepare(self, model: nn.Module) -> None:
+        """Have `model` train in this precision; only fp8 needs anything done.
+
+        Raises:
+            ConfigError: the model has no layer that can be trained in fp8.
+        """
+        if self.name == "fp8" and not use_float8(model):
+            raise ConfigError(
+                "precision fp8 finds nothing to do: no linear layer in an nn.ModuleList of the "
+                "model has dimensions that are multiples of 16",
+                hint="use bf16",
+            )
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context that forward passes run in."""

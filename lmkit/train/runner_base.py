@@ -8,6 +8,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -24,9 +25,12 @@ from lmkit.train.guard import StopFlag, exit_code_of
 from lmkit.train.learner import Step
 from lmkit.train.metrics import Metrics
 from lmkit.train.objective import Scene, Stream, open_objective
+from lmkit.train.peak import Peak, find_peak
 from lmkit.train.precision import Precision
+from lmkit.train.profile import Profile
 from lmkit.train.progress import Progress
 from lmkit.train.run_folder import RunFolder
+from lmkit.train.saver import Saver
 from lmkit.train.stage_data import StageData
 from lmkit.train.stage_run import StageRun, freeze
 
@@ -40,13 +44,16 @@ class LMRunnerBase(ByHand):
 
     _data_fingerprint = ""  # of the stage under way; a model driven by hand has none
     _measured: Mapping[str, float] = {}  # by the evaluation after the last step, if there was one
+    _peak: Peak | None = None  # of this rank's device, where it is known
+    _profile: Profile | None = None  # of the steps under way, where one is asked for
     _beginning: dict[str, str] | None = None  # of the stage under way: see RunFolder.note
 
-    def fit(self, allow_change: Sequence[str] = ()) -> int:
+    def fit(self, allow_change: Sequence[str] = (), profile: int = 0) -> int:
         """Run the experiment's stages, from the newest checkpoint on where there is one.
 
         Args:
             allow_change: keys (globs) that may differ from the experiment the run began with.
+            profile: steps to watch with torch's profiler, after the first three.
 
         Returns:
             the optimizer steps done now: 0 when the run was finished before.
@@ -75,9 +82,17 @@ class LMRunnerBase(ByHand):
             self.world.connect()
             stack.callback(self.world.disconnect)
             resume = self._begin()
+            stack.enter_context(self.saver)
             begun_at = self.progress.step
+            if self.world.is_main:
+                self._peak = find_peak(self.world.device, self.precision.name)
+                self.saver.reserve(checkpoint_bytes(self.model))
             folder = self.folder.path if self.world.is_main else None
             self.metrics = stack.enter_context(Metrics(folder, begun_at if resume else None))
+            if profile and folder is not None:
+                where = folder / "profile"
+                self._profile = Profile(where, profile, self.world.device, self.metrics.say)
+                stack.callback(self._profile.close)
             for index in range(self.progress.stage_index, len(data)):
                 self.run_stage(index, data[index], resume)
                 resume = None
@@ -91,18 +106,21 @@ class LMRunnerBase(ByHand):
         if run.done:
             return
         stream = run.objective.stream(run.rows, self._scene(run))
-        self.metrics.begin_stage(run.stage.name, run.plan.steps, run.step)
+        speed = self._full_speed(run)
+        self.metrics.begin_stage(run.stage.name, run.plan.steps, run.step, speed)
         try:
             while not run.done:
                 if stream.resumable:
                     self._leave_if_asked(run)
                 self.train_step(stream, run)
+                self.saver.check()
                 if run.evaluation_due:
                     self._measured = self.evaluate(run)
                 if run.checkpoint_due or self._is_best(run):
                     self.save_checkpoint(run)
             self._measured = self.evaluate(run)
             self.save_checkpoint(run)
+            self.await_checkpoint()
         finally:
             stream.close()
 
@@ -114,6 +132,8 @@ class LMRunnerBase(ByHand):
         self.optimizers.set_rates(run.rate)
         step = self._learn(batch, run.stage.clip)
         self._record(run, step, stream, time.perf_counter() - started)
+        if self._profile is not None:
+            self._profile.after_step(last=run.done)
         return step
 
     @torch.no_grad()
@@ -133,10 +153,14 @@ class LMRunnerBase(ByHand):
         return found
 
     def save_checkpoint(self, run: StageRun) -> None:
-        """Write all that a resume needs. The main rank does; the others wait until it is there."""
+        """Copy all that a resume needs, and write it while training goes on. The main rank does."""
         if self.world.is_main:
             self.metrics.flush()
-            self.checkpoints.save(self._contents(run.stage.name, self._measured))
+            self.saver.save(self._contents(run.stage.name, self._measured))
+
+    def await_checkpoint(self) -> None:
+        """Until the last checkpoint is on the disk, for every rank to read."""
+        self.saver.wait()
         self.world.barrier()
 
     # --- the parts of a run -------------------------------------------------------------------
@@ -168,11 +192,19 @@ class LMRunnerBase(ByHand):
             **stream.measures,
         )
 
+    def _full_speed(self, run: StageRun) -> float | None:
+        """Tokens a second at the peak of all devices; None where that is not known."""
+        flops = self.model.flops_per_token(run.plan.width)
+        if self._peak is None or not flops:
+            return None
+        return self._peak.flops * self.world.size / flops
+
     def _begin(self) -> Checkpoint | None:
         """Take the run up where its newest checkpoint stands, or begin it."""
         assert self.experiment is not None
         best = {stage.name: stage.checkpoint.best for stage in self.experiment.stages}
         self.checkpoints = CheckpointDir(self.folder.checkpoints, best=best)
+        self.saver = Saver(self.checkpoints, self.world.device)
         if self.world.is_main:
             self.checkpoints.prepare(checkpoint_bytes(self.model))
         self.world.barrier()
@@ -261,7 +293,7 @@ class LMRunnerBase(ByHand):
             self._beginning = resume.state.get("beginning")
             self.folder.refuse_other_data(stage.name, resume.state["data"], data.fingerprint)
             self.micro_batch.rows = min(self.micro_batch.rows, resume.state["micro_batch"])
-        self._make_learner(run)
+        self._make_learner(run, resume.state.get("compiled") if resume else None)
         if resume is not None and not run.done:
             resume.load_optimizers(self.learner.optimizers)
         if resume is None and stage.optimizer_state == "inherit":
@@ -309,8 +341,9 @@ class LMRunnerBase(ByHand):
 
     def _is_best(self, run: StageRun) -> bool:
         """Whether what was measured just now is the best so far; the main rank looks."""
-        if not self._measured:
+        if not self._measured or run.stage.checkpoint.best is None:
             return False
+        self.saver.wait()  # what it writes may be the best so far
         best = self.world.is_main and self.checkpoints.is_best(run.stage.name, self._measured)
         return bool(self.world.max(best))
 
@@ -319,6 +352,7 @@ class LMRunnerBase(ByHand):
         asked = int(self.world.max(self.stop.signal or 0))
         if asked:
             self.save_checkpoint(run)
+            self.await_checkpoint()
             raise Stopped(
                 f"stopped at step {self.progress.step}, saved in {self.folder.path}",
                 hint="the same command goes on from there",
@@ -326,5 +360,6 @@ class LMRunnerBase(ByHand):
             )
 
     def _state(self) -> dict[str, Any]:
-        about = {"data": self._data_fingerprint, "beginning": self._beginning}
+        peak = asdict(self._peak) if self._peak else None
+        about = {"data": self._data_fingerprint, "beginning": self._beginning, "peak": peak}
         return {**super()._state(), **about}

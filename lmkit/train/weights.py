@@ -1,37 +1,82 @@
 """weights: named tensors to a safetensors file and back, tied ones stored once; knows no folder.
 
-safetensors refuses tensors that share memory, so of those that are one and the same the first name
-is stored and the file's header says which other names stand for it.
+Tensors in such a file share no memory, so of those that are one and the same the first name is
+stored and the file's header says which other names stand for it. The file is written here and not
+by safetensors, which would write it in one call: this way every write is hashed, can fail or be
+killed in a test, and needs no tensor to be on the CPU before its turn. Reading is safetensors'.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lmkit.errors import CheckpointError
+from lmkit.train.record import FileRecord, write_file
 
 TIES = "ties"  # the header's key: JSON {other name: stored name}
+ALIGNMENT = 64  # bytes of a cache line
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
-def write_tensors(path: Path, named: Mapping[str, Tensor]) -> None:
-    """Write tensors of any device; raises what safetensors raises when the disk refuses."""
+def write_tensors(path: Path, named: Mapping[str, Tensor]) -> FileRecord:
+    """Write tensors of any device to a new file.
+
+    Raises:
+        OSError: the disk refuses.
+        CheckpointError: a value is no tensor, or of a dtype that such a file cannot hold.
+    """
     tensors, ties = untie(named)
     for name, tensor in tensors.items():
-        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-        if not (whole and tensor.is_contiguous()):
-            tensors[name] = tensor.clone(
-                memory_format=torch.contiguous_format
-            )  # a view of something
-    save_file(tensors, path, metadata={TIES: json.dumps(ties)})
-    # safetensors makes its files 0600: others of the group could not read the run
-    path.chmod(path.parent.stat().st_mode & 0o666)
+        if tensor.dtype not in DTYPES:
+            raise CheckpointError(f"'{name}' is {_short(tensor)}, which no file can hold")
+    order = sorted(tensors, key=lambda name: (*_alignment(tensors[name]), name))
+    return write_file(path, _parts({name: tensors[name] for name in order}, ties))
+
+
+def _alignment(tensor: Tensor) -> tuple[bool, int]:
+    """By this order a tensor of whole cache lines starts at one, as torch's own memory does, and
+    every other at a multiple of its element's size."""
+    return tensor.nbytes % ALIGNMENT != 0, -tensor.element_size()
+
+
+def _parts(tensors: Mapping[str, Tensor], ties: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """The file, a piece at a time: the header's length, the header, and each tensor's bytes."""
+    header: dict[str, Any] = {"__metadata__": {TIES: json.dumps(ties)}}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        kind, shape = DTYPES[tensor.dtype], list(tensor.shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % ALIGNMENT)
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in tensors.values():
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().data
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -60,8 +105,8 @@ def untie(named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str
                 f"'{name}' is a {type(tensor).__name__} and no tensor",
                 hint="keep it in a buffer, or out of state_dict()",
             )
+        key = _place(tensor)
         # an empty tensor has no address of its own
-        key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and first.setdefault(key, name) != name:
             ties[name] = first[key]
         else:
@@ -69,20 +114,45 @@ def untie(named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str
     return tensors, ties
 
 
-def load_into(model: nn.Module, path: Path, *, adopt_dtypes: bool = False) -> None:
+def _place(tensor: Tensor) -> object:
+    """Equal for two tensors that are one and the same."""
+    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def load_into(
+    model: nn.Module, path: Path, *, adopt_dtypes: bool = False, mapped: bool = False
+) -> None:
     """Copy a file's tensors into a model's parameters and buffers, in place.
 
     Args:
         adopt_dtypes: give the parameters the file's dtypes; otherwise another dtype is an error.
+        mapped: let parameters on the CPU be the file's own pages instead of copies: read when they
+            are touched, shared with every process that maps them, and copied where they are
+            altered, so that the file never is. The file may be deleted or replaced meanwhile, as
+            lmkit does it, but not cut short.
 
     Raises:
         CheckpointError: names, shapes, ties or dtypes differ; the model is as before then.
     """
     stored = read_fitting(model, path, adopt_dtypes=adopt_dtypes)
+    if mapped:
+        _map(model, stored)
     if adopt_dtypes:
         _cast(model, stored)
     for name, tensor in untie(model.state_dict())[0].items():
-        tensor.copy_(stored[name])
+        if tensor.data_ptr() != stored[name].data_ptr():
+            tensor.copy_(stored[name])
+
+
+def _map(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    """Put stored tensors in the place of the parameters that state_dict calls by their names."""
+    parameters: dict[object, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.is_cpu and parameter.is_contiguous():
+            parameters.setdefault(_place(parameter), []).append(parameter)
+    for name, tensor in model.state_dict().items():
+        for parameter in parameters.get(_place(tensor), ()):
+            parameter.data = stored[name]
 
 
 def read_fitting(model: nn.Module, path: Path, *, adopt_dtypes: bool = False) -> dict[str, Tensor]:

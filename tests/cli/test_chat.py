@@ -185,6 +185,12 @@ def test_generate_has_them_too(checkpoint: Path, lmkit: Callable[..., Any]) -> N
     assert done.out == "a\n"
     done = lmkit("generate", checkpoint, "--samples", "0")
     assert (done.code, "--samples: 0 samples" in done.error) == (2, True)
+    words = "-p", "a", "--samples", "3", "-n", "3", "-t", "0", "--batch-size", "2", "--lookup", "4"
+    assert lmkit("generate", checkpoint, *words).out == "a\x00\x00\x00\n\n" * 3
+    done = lmkit("generate", checkpoint, "--batch-size", "0")
+    assert (done.code, "--batch-size: 0 rows at once" in done.error) == (2, True)
+    done = lmkit("generate", checkpoint, "--lookup", "4")
+    assert (done.code, "--lookup: lookup is for the likeliest ids" in done.error) == (2, True)
 
 
 def test_bytes_that_are_no_text_do_not_end_the_talk(checkpoint: Path) -> None:

@@ -30,7 +30,9 @@ def test_types_and_what_a_base_class_takes(lmkit: Callable[..., Any]) -> None:
     out = lmkit("describe", "lmkit.train.runner.BasicModelRunner").out
     assert "max_batch_size: int | Literal['auto'] = 'auto'\n" in out
     assert "overrides: Mapping[str, Any] | None = None\n" in out
-    assert "precision: Literal['auto', 'bf16', 'fp16', 'fp32'] = 'auto'\n" in out, "inherited"
+    assert "precision: Literal['auto', 'bf16', 'fp16', 'fp32', 'fp8'] = 'auto'\n" in out, (
+        "inherited"
+    )
     out = lmkit("describe", "lmkit.data.sources.JsonLines").out
     assert "path: str | list[str]  (needed)\n    a file, a folder, a glob, or a list" in out
 

@@ -151,6 +151,21 @@ def test_it_computes_in_the_precision_of_training(
     assert found["text"]["bits_per_byte"] == pytest.approx(other["text"]["bits_per_byte"], rel=0.05)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32", "int8"])
+def test_it_computes_in_what_is_asked_for(tmp_path: Path, evaluate: Any, precision: str) -> None:
+    torch.manual_seed(0)
+    model = GPT(tokenizer=Byte(), **{**SIZES, "width": 32})
+    torch.nn.init.normal_(model.head.weight)
+    (tmp_path / "text.txt").write_text("to be or not to be\n" * 40)
+    words = (save(model, tmp_path / "m"), "--json", "--bits-per-byte", tmp_path / "text.txt")
+    found = json.loads(evaluate(*words, "--precision", precision).out)
+    trained = json.loads(evaluate(*words).out)
+    assert (found["precision"], trained["precision"]) == (precision, "fp32")
+    assert (found["text"] == trained["text"]) == (precision == "fp32")
+    wanted = trained["text"]["bits_per_byte"]
+    assert found["text"]["bits_per_byte"] == pytest.approx(wanted, rel=0.05)
+
+
 def test_bits_per_byte_of_a_file(checkpoint: Path, evaluate: Any, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("abcd" * 100)
     done = evaluate(checkpoint, "--bits-per-byte", tmp_path / "text.txt")
@@ -209,6 +224,7 @@ def test_a_strangers_data_is_not_opened(tmp_path: Path, evaluate: Any) -> None:
         (["--tasks", "my_tasks.Written", "--samples", "2", "-t", "0"], "--samples: 2 samples at"),
         (["--tasks", "{class: arithmetic, validation: 0}"], "no problem in 'validation'"),
         (["--bits-per-byte", "gone.txt"], "gone.txt: no such file"),
+        (["--bits-per-byte", "--precision", "fp16"], "invalid choice: 'fp16' (choose from"),
     ],
 )
 def test_what_cannot_be_measured(

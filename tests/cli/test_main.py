@@ -22,7 +22,9 @@ def test_help_imports_nothing_heavy() -> None:
         "print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not set(done.stderr.split()) & HEAVY
+    loaded = set(done.stderr.split())
+    assert not loaded & HEAVY
+    assert {name for name in loaded if name.startswith("lmkit.")} == {"lmkit.cli", "lmkit.errors"}
     for command, summary in COMMANDS.items():
         assert command in done.stdout
         assert summary.split()[0] in done.stdout

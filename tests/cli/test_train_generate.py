@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from lmkit.text import Byte
+from lmkit.train import loading
+from lmkit_models.mlp import MLP
+
 # Of no shape that lmkit has seen: no embedding, no linear layer, a parameter of three dimensions.
 MODEL = '''\
 import torch
@@ -112,6 +116,27 @@ def test_a_prompt_from_stdin(project: Any, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("sys.stdin", StringIO("2 and 2 is"))
     done = project.lmkit("generate", project.run, "-p", "-", "-n", "2")
     assert done.out.startswith("2 and 2 is")
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp32", "int8"])
+def test_it_writes_and_talks_in_the_precision_asked_for(
+    lmkit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    asked = []
+    load = loading.load_model
+
+    def loaded(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["precision"])
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(loading, "load_model", loaded)
+    model = MLP(tokenizer=Byte(), nodes=32, layers=1, max_len=16)
+    folder = loading.save_for_inference(model, tmp_path / "model", {})
+    chosen = () if precision == "auto" else ("--precision", precision)
+    for command in ("generate", "chat"):
+        done = lmkit(command, folder, *chosen, "-p", "1", "-n", "3", "--device", "cpu")
+        assert done.code == 0, done.err
+    assert asked == [precision, precision]
 
 
 def test_a_finished_run_says_so(project: Any) -> None:

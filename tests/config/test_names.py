@@ -175,5 +175,5 @@ def test_without_a_near_name_the_classes_are_told(plugin: Write) -> None:
     name = plugin("import pathlib\nfrom pathlib import Path\nclass A: ...\nclass B: ...\n")
     with pytest.raises(ConfigError, match=f"{name} has no 'Xyz'; it has A, B$"):
         resolve(f"{name}.Xyz")
-    with pytest.raises(ConfigError, match="lmkit.optim has no 'Xyz'; it has Muon, Opt"):
+    with pytest.raises(ConfigError, match="lmkit.optim has no 'Xyz'; it has AdamW, Muon"):
         resolve("lmkit.optim.Xyz")

@@ -53,6 +53,7 @@ class Letters(Tokenizer):
 def test_text_survives_and_never_holds_special_tokens(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
+    assert tokenizer.encode_array(text).tolist() == ids
     assert not set(ids) & set(tokenizer.special_tokens.values())
     assert tokenizer.token_bytes[ids].sum() == len(text.encode())
     assert tokenizer.decode(tokenizer.encode(text, allow_special=True)) == text
@@ -99,12 +100,23 @@ def test_batch_equals_one_by_one(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode_batch([]) == []
 
 
+def test_an_encode_of_ones_own_is_asked_for_arrays_too() -> None:
+    class Lower(Tiktoken):
+        def encode(self, text: str, allow_special: bool = False) -> list[int]:
+            return super().encode(text.lower(), allow_special)
+
+    lower = Lower("gpt2")
+    assert lower.encode_array("ABC").tolist() == lower.encode("ABC") != Tiktoken().encode("ABC")
+
+
 @pytest.mark.parametrize("tokenizer", TOKENIZERS[:3], ids=["byte", "gpt2", "python4k"])
 @pytest.mark.parametrize("unit", [" ", "\n", "\t", " \n", "a", "!", "1", "é"])
 def test_very_long_runs(tokenizer: Tokenizer, unit: str) -> None:
     # tiktoken panics, with an exception that is no Exception, on 1,000,000 spaces before a letter
     text = unit * (1_000_000 if unit.isspace() else 50_000) + "x"
-    assert tokenizer.decode(tokenizer.encode(text)) == text
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.encode_array(text).tolist() == ids
     if unit == " ":
         assert tokenizer.decode(tokenizer.encode(text + END, allow_special=True)) == text + END
 
@@ -113,6 +125,8 @@ def test_very_long_runs(tokenizer: Tokenizer, unit: str) -> None:
 def test_lone_surrogates_are_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(TokenizerError, match="lone surrogate at character 4.*caf"):
         tokenizer.encode("café\ud800")
+    with pytest.raises(TokenizerError, match="lone surrogate at character 4.*caf"):
+        tokenizer.encode_array("café\ud800")
     with pytest.raises(TokenizerError, match="lone surrogate"):
         tokenizer.encode_batch(["fine", "\udcff"])
 

@@ -23,22 +23,27 @@ import torch
 
 from lmkit.errors import CheckpointError, StorageError
 from lmkit.text import Byte
-from lmkit.train import weights
 from lmkit.train.checkpoint import CheckpointContents, CheckpointDir
 from lmkit.train.environment import describe_environment
+from lmkit.train.saver import Saver
 from lmkit_models.mlp import MLP
 
 MODEL = MLP(tokenizer=Byte(), embedding_dim=2, window=1, nodes=2, layers=1, max_len=8)
 
 
-def save(folder: Path, step: int) -> None:
-    """A checkpoint whose weights and state tell its step."""
+def open_saver(folder: Path) -> Saver:
+    """As a run has it: it writes in a thread."""
+    return Saver(CheckpointDir(folder), torch.device("cpu"))
+
+
+def save(saver: Saver, step: int) -> None:
+    """A checkpoint whose weights and state tell its step; the weights are altered meanwhile."""
     with torch.no_grad():
         for parameter in MODEL.parameters():
             parameter.fill_(step)
-    CheckpointDir(folder).save(
-        CheckpointContents(MODEL, state={"step": step}, step=step, stage="a")
-    )
+        saver.save(CheckpointContents(MODEL, state={"step": step}, step=step, stage="a"))
+        for parameter in MODEL.parameters():
+            parameter.fill_(-1)
 
 
 def good_steps(folder: Path) -> list[int]:
@@ -80,8 +85,9 @@ def kills(folder: Path, count: int) -> dict[str, Any]:
     draw = random.Random(0)
     latest, lost, leftovers = 0, 0, 0
     started = time.perf_counter()
-    for step in (1, 2, 3):
-        save(folder, step)
+    with open_saver(folder) as saver:
+        for step in (1, 2, 3):
+            save(saver, step)
     one_save = (time.perf_counter() - started) / 3
 
     def save_on() -> None:
@@ -89,8 +95,9 @@ def kills(folder: Path, count: int) -> dict[str, Any]:
         directory.prepare()
         newest = directory.latest()
         assert newest is not None
-        for step in range(newest.step + 1, 10**6):
-            save(folder, step)
+        with open_saver(folder) as saver:
+            for step in range(newest.step + 1, 10**6):
+                save(saver, step)
 
     for _ in range(count):
         in_child(save_on, lifetime=draw.uniform(0, 6) * one_save)
@@ -107,9 +114,9 @@ class Fault:
     def __init__(self, folder: Path, at: int, kind: str) -> None:
         self.folder, self.at, self.kind, self.count = str(folder), at, kind, 0
         self.happened = False
-        self._fsync, self._save_file = os.fsync, weights.save_file
+        self._fsync, self._write = os.fsync, os.write
         os.fsync = self.fsync  # these two raise no audit event
-        weights.save_file = self.save_file
+        os.write = self.write
         sys.addaudithook(self.audit)
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -124,10 +131,11 @@ class Fault:
         self.strike()
         self._fsync(handle)
 
-    def save_file(self, tensors: Any, path: Path, **more: Any) -> None:
-        path.write_bytes(b"half a file")
+    def write(self, handle: int, data: memoryview) -> int:
+        half = len(data) // 2
+        written = self._write(handle, data[:half])
         self.strike()
-        self._save_file(tensors, path, **more)
+        return written + self._write(handle, data[half:])
 
     def strike(self) -> None:
         self.count += 1
@@ -144,8 +152,9 @@ def faults(folder: Path) -> dict[str, Any]:
     """Every touching call of a save and prune fails once, in two or three ways."""
     template = folder / "template"
     CheckpointDir(template).prepare()
-    for step in (1, 2):
-        save(template, step)
+    with open_saver(template) as saver:
+        for step in (1, 2):
+            save(saver, step)
     tried, wrong = 0, []
     for step, after in ((3, [2, 3]), (2, [1, 2])):  # a new one, and one that replaces
         for kind in ("KILL", "ENOSPC", "EIO")[:step]:
@@ -172,12 +181,14 @@ def try_fault(place: Path, step: int, at: int, kind: str) -> tuple[int, bool]:
     read, write = os.pipe()
 
     def work() -> None:
+        tell = os.write
         fault = Fault(place, at, kind)
         try:
-            save(place, step)
+            with open_saver(place) as saver:
+                save(saver, step)
         finally:
             if fault.happened:
-                os.write(write, b"!")
+                tell(write, b"!")
 
     code = in_child(work)
     os.close(write)

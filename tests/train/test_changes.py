@@ -213,8 +213,8 @@ def test_a_model_that_sees_ahead_is_refused() -> None:
 def test_settings_are_checked_from_python_too() -> None:
     with pytest.raises(ConfigError, match="threads"):
         by_hand(threads=0)
-    runner = BasicModelRunner(Plain, precision="fp8")
-    with pytest.raises(ConfigError, match="no precision 'fp8'"):
+    runner = BasicModelRunner(Plain, precision="bf8")
+    with pytest.raises(ConfigError, match="no precision 'bf8'"):
         runner.initialize("cpu", tokenizer=Byte())
 
 

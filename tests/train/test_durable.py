@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 
 import pytest
-from safetensors import SafetensorError
 
 from lmkit.errors import StorageError
 from lmkit.train import durable
@@ -108,16 +107,9 @@ def test_what_cannot_be_deleted_is_logged(
     assert read(tmp_path / "x") == "one"
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ENOSPC, "No space left on device"),
-        SafetensorError("Error while serializing: I/O error: No space left (os error 28)"),
-    ],
-)
-def test_a_full_disk_is_named_with_path_and_room(tmp_path: Path, error: Exception) -> None:
+def test_a_full_disk_is_named_with_path_and_room(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught, storage_errors(tmp_path / "x"):
-        raise error
+        raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.exit_code == 74
     assert str(caught.value).startswith(f"{tmp_path / 'x'}: cannot be written: No space left")
     assert "free)" in str(caught.value)

@@ -14,9 +14,17 @@ import torch
 
 from lmkit.config.registry import Spec, add_search_folder, resolve
 from lmkit.errors import CheckpointError, ConfigError, ModelError
+from lmkit.nn.int8 import Int8Linear
+from lmkit.nn.linear import FixedLinear
 from lmkit.text import Byte
 from lmkit.train.checkpoint import CheckpointContents, CheckpointDir
-from lmkit.train.loading import build_model, find_checkpoint, load_model, save_for_inference
+from lmkit.train.loading import (
+    build_model,
+    computes_in,
+    find_checkpoint,
+    load_model,
+    save_for_inference,
+)
 from lmkit.train.manifest import Manifest
 from lmkit_models.mlp import MLP
 
@@ -80,6 +88,36 @@ def test_the_dtype_is_the_one_saved(tmp_path: Path, dtype: torch.dtype) -> None:
     assert all(map(torch.equal, back.parameters(), model.parameters()))
 
 
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp32", "int8"])
+def test_a_model_for_inference_says_the_same(tmp_path: Path, precision: Any) -> None:
+    model = make_model(embedding_dim=32, nodes=64)
+    folder = save_for_inference(model, tmp_path / "m", {})
+    back, tokens = load_model(folder, precision=precision), torch.arange(8)[None]
+    kind = {"int8": Int8Linear}.get(precision, FixedLinear)
+    assert isinstance(back.head, kind)
+    with torch.no_grad():
+        found, wanted = back.logits(tokens).float(), model.logits(tokens)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.03 * wanted.abs().max().item())
+    with pytest.raises(ModelError, match="packed for inference, its weights cannot be saved"):
+        save_for_inference(back, tmp_path / "other", {})
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("gain", "computing"), [(2.0, "bf16"), (1.0, "fp32")])
+def test_auto_is_what_the_hardware_is_fast_in(
+    monkeypatch: pytest.MonkeyPatch, gain: float, computing: str
+) -> None:
+    monkeypatch.setattr("lmkit.train.precision.bf16_gain", lambda: gain)
+    cpu = torch.device("cpu")
+    assert computes_in("auto", cpu) == computes_in("int8", cpu) == computing
+    assert (computes_in("bf16", cpu), computes_in("fp32", cpu)) == ("bf16", "fp32")
+
+
+def test_an_unknown_precision_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no precision 'int4' .*; did you mean 'int8'\?"):
+        load_model(tmp_path / "nowhere", precision="int4")  # type: ignore[arg-type]
+
+
 def test_an_experiments_model_comes_back_without_its_run(tmp_path: Path) -> None:
     spec = {"class": "lmkit_models.mlp.MLP", "nodes": 3, "max_len": 8}
     model = build_model(spec, Byte())
@@ -125,6 +163,25 @@ def test_loading_leaves_no_write_in_the_folder(tmp_path: Path) -> None:
     torch.nn.init.zeros_(model.head.weight)
     assert sorted(folder.rglob("*")) == before
     find_checkpoint(folder)
+
+
+def test_loading_draws_nothing_and_copies_no_weight(tmp_path: Path) -> None:
+    folder = save_for_inference(make_model(), tmp_path / "m", {})
+    state = torch.get_rng_state()
+    model = load_model(folder)
+    assert torch.equal(torch.get_rng_state(), state)
+    places = Path("/proc/self/maps")
+    if places.exists():
+        maps = [line.split() for line in places.read_text().splitlines() if str(folder) in line]
+        assert maps
+        for parameter in model.parameters():
+            assert any(lies_in(parameter.data_ptr(), line[0]) for line in maps)
+
+
+def lies_in(place: int, borders: str) -> bool:
+    """Whether an address is between two, which the kernel writes in hex."""
+    begin, end = (int(border, 16) for border in borders.split("-"))
+    return begin <= place < end
 
 
 # --- the user's own classes -------------------------------------------------------------------

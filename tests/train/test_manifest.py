@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmkit.errors import CheckpointError
+from lmkit.train import record
+from lmkit.train.durable import sha256_of
 from lmkit.train.manifest import MANIFEST, Manifest, read_json, regular_file
 
 SHA = "0" * 64
@@ -101,7 +103,7 @@ def test_names_outside_the_folder_are_refused_unread(folder: Path, name: str) ->
         b'{"format": 1, "files": {"a": {"size": "1", "sha256": ""}}}',
         b'{"format": 1, "files": {"a": {"size": true, "sha256": ""}}}',
         b'{"format": 1, "files": {"a": {"size": 1, "sha256": "zz"}}}',
-        b'{"format": 2, "files": {}}',
+        b'{"format": 3, "files": {}}',
         b"[" * 100_000,
         b" " * (17 << 20) + b"{}",
     ],
@@ -113,9 +115,27 @@ def test_what_is_no_manifest_is_a_checkpoint_error(folder: Path, content: bytes)
 
 
 def test_a_later_format_is_named(folder: Path) -> None:
-    (folder / MANIFEST).write_text('{"format": 2, "files": {}}')
-    with pytest.raises(CheckpointError, match="format 2 is not 1.*install the lmkit that wrote it"):
+    (folder / MANIFEST).write_text('{"format": 3, "files": {}}')
+    with pytest.raises(CheckpointError, match="format 3 is not 2.*install the lmkit that wrote it"):
         Manifest.read(folder)
+
+
+def test_the_format_before_is_read_by_its_own_rule(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "BLOCK", 64)  # a.bin has four blocks
+    plain = {
+        name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        for name, path in {
+            "a.bin": folder / "a.bin",
+            "sub/b.json": folder / "sub" / "b.json",
+        }.items()
+    }
+    (folder / MANIFEST).write_text(json.dumps({"format": 1, "files": plain}))
+    Manifest.read(folder).check()
+    (folder / MANIFEST).write_text(json.dumps({"format": 2, "files": plain}))
+    with pytest.raises(CheckpointError, match=r"a\.bin is altered"):
+        Manifest.read(folder).check()
 
 
 def test_a_name_no_file_system_knows_is_missing(folder: Path) -> None:

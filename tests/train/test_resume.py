@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-TIMES = ("seconds", "evaluation_seconds", "waited")
+TIMES = ("seconds", "evaluation_seconds", "waited", "mfu")
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

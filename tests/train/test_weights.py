@@ -70,6 +70,24 @@ def test_views_of_one_storage_are_kept_apart(tmp_path: Path) -> None:
     assert all(torch.equal(back[name], view) for name, view in views.items())
 
 
+def test_tensors_of_whole_cache_lines_start_at_one(tmp_path: Path) -> None:
+    sizes = {"a": 3, "b": 16, "c": 160, "d": 5, "e": 32}
+    named = {name: torch.randn(size) for name, size in sizes.items()}
+    named["f"] = torch.randn(64, dtype=torch.float64)
+    named["g"] = torch.randn(7).bfloat16()
+    named["h"] = torch.randn(1, dtype=torch.float64)
+    write_tensors(tmp_path / "x", named)
+    for name, tensor in read_tensors(tmp_path / "x").items():
+        wanted = 64 if tensor.nbytes % 64 == 0 else tensor.element_size()
+        assert tensor.data_ptr() % wanted == 0, name
+
+
+def test_a_kind_that_no_file_can_hold_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="'a' is complex128, which no file can hold"):
+        write_tensors(tmp_path / "x", {"a": torch.zeros(1, dtype=torch.complex128)})
+    assert not (tmp_path / "x").exists()
+
+
 def test_others_may_read_what_they_may_read_elsewhere(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     write_tensors(tmp_path / "x", {"a": torch.zeros(1)})
@@ -94,6 +112,36 @@ def test_dtypes_are_adopted_only_when_asked(tmp_path: Path) -> None:
     assert net.head.weight.dtype == net.scale.dtype == torch.bfloat16
     assert net.head.weight is net.embedding.weight
     assert net.table.dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mapped_weights_are_the_files_pages_until_they_are_altered(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    saved = Net().to(dtype)
+    write_tensors(tmp_path / "x", saved.state_dict())
+    content = (tmp_path / "x").read_bytes()
+    net = Net()
+    tied = net.embedding.weight
+    own = {net.scale.data_ptr(), net.table.data_ptr()}
+    load_into(net, tmp_path / "x", adopt_dtypes=True, mapped=True)
+    assert torch.equal(net.embedding.weight, saved.embedding.weight)
+    assert net.head.weight is net.embedding.weight is tied
+    assert tied.requires_grad
+    assert tied.dtype == net.scale.dtype == dtype
+    assert net.table.dtype == torch.int64
+    if dtype == torch.float32:  # buffers are copied: a view of one stays a view
+        assert own == {net.scale.data_ptr(), net.table.data_ptr()}
+    places = Path("/proc/self/maps")
+    if places.exists():
+        assert str(tmp_path / "x") in places.read_text()
+    (tmp_path / "x").rename(tmp_path / "y")
+    (tmp_path / "y").unlink()
+    with torch.no_grad():
+        net.embedding.weight.add_(1)
+    assert torch.equal(net.embedding.weight, saved.embedding.weight + 1)
+    write_tensors(tmp_path / "x", saved.state_dict())
+    assert (tmp_path / "x").read_bytes() == content
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,87 @@
+"""peak: how many floating-point operations a second a device can do; knows no model and no run.
+
+A step's share of it is the model's FLOP utilisation, MFU (Chowdhery et al. 2022, arXiv 2204.02311,
+appendix B): of the operations that its forward and backward need, not of those that it makes.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+
+import torch
+
+from lmkit.train.precision import DTYPES
+
+# TFLOP/s of dense products in bf16 (fp16 is as fast), fp32 without TF32, and fp8, by words of the
+# name that the driver gives. From NVIDIA's data sheets of each, and for GeForce the white papers on
+# Ampere GA102 and Ada; where those count zeros ("with sparsity"), half of it. All accumulate in
+# fp32.
+DATASHEETS: dict[str, tuple[float, float, float | None]] = {
+    "A10": (125, 31.2, None),
+    "A100": (312, 19.5, None),
+    "RTX 3090": (71, 35.6, None),
+    "RTX 4090": (165, 82.6, 330),
+    "L4": (121, 30.3, 242),
+    "L40S": (362, 91.6, 733),
+    "H100": (989, 67, 1979),
+    "H100 PCIe": (756, 51, 1513),
+    "H100 NVL": (835, 60, 1671),
+    "H200": (989, 67, 1979),
+    "H200 NVL": (835, 60, 1671),
+    "B200": (2250, 75, 4500),
+}
+OTHERS = {"MIG", "Laptop", "Max", "Ti", "D"}  # part of a GPU, or another one of nearly that name
+COLUMNS = {"bf16": 0, "fp16": 0, "fp32": 1, "fp8": 2}
+
+PROBE_SECONDS = 0.02
+SHORT = 0.002  # seconds of a product that is too small for as many cores as there are
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What a device can do at most, in FLOP/s, and whether a data sheet says so or a probe."""
+
+    flops: float
+    source: str
+
+
+def find_peak(device: torch.device, precision: str) -> Peak | None:
+    """The peak of `device` in "bf16", "fp16", "fp32" or "fp8"; None where nobody knows it.
+
+    A GPU's is looked up; a CPU's is measured with the threads that torch has now, which takes some
+    30 ms.
+    """
+    if device.type == "cpu":
+        return Peak(measured(DTYPES[precision]), "measured")
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        exact = torch.get_float32_matmul_precision() == "highest"
+        if (precision != "fp32" or exact) and (flops := of_datasheet(name, precision)):
+            return Peak(flops, f"data sheet of {name}")
+    return None
+
+
+def of_datasheet(name: str, precision: str) -> float | None:
+    """The FLOP/s of a GPU by its driver's name, such as "NVIDIA A100-SXM4-80GB"."""
+    words = set(re.findall(r"\w+", name))
+    known = [entry for entry in DATASHEETS if words >= set(entry.split())]
+    if not known or words & OTHERS or precision not in COLUMNS:
+        return None
+    found = DATASHEETS[max(known, key=len)][COLUMNS[precision]]
+    return None if found is None else found * 1e12
+
+
+def measured(dtype: torch.dtype) -> float:
+    """The FLOP/s of this CPU's matrix product: the best of several, none of them too short."""
+    size, spent, best = 512, 0.0, 0.0
+    while spent < PROBE_SECONDS:
+        a = torch.ones(size, size, dtype=dtype)
+        start = time.perf_counter()
+        torch.mm(a, a)
+        seconds = time.perf_counter() - start
+        spent += seconds
+        best = max(best, 2 * size**3 / seconds)
+        size = 2 * size if seconds < SHORT else size
+    return best
