@@ -160,3 +160,21 @@ def test_logits_that_are_not_finite_are_an_error(bad: list[float], temperature: 
 
 def test_a_forbidden_id_may_have_minus_infinity() -> None:
     assert set(draw(torch.tensor([-math.inf, 0.0, 0.0]))) == {1, 2}
+
+
+@given(seed=st.integers(0, 99), p=st.floats(0.05, 0.99))
+@settings(max_examples=15, deadline=None)
+def test_top_p_of_many_ids_is_what_sorting_all_of_them_gives(seed: int, p: float) -> None:
+    # two sharp rows, two so flat that the few ids that are looked at first do not reach p
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(4, 2000, generator=generator) * torch.tensor([[6.0], [0.5], [0.1], [9.0]])
+    shares, ids = logits.double().softmax(-1).sort(-1, descending=True)
+    within = shares.cumsum(-1) - shares < p
+    sampling = Sampling(temperature=1.0, top_p=p, seed=seed)
+    together = sample(logits, sampling, rows=range(4), step=0)
+    for row, chosen in enumerate(together):
+        assert chosen in ids[row][within[row]].tolist()
+        assert sample(logits[row : row + 1], sampling, rows=[row], step=0) == [chosen]
+    flat = sample(logits[[1]].expand(500, -1), sampling, rows=range(500), step=0)
+    assert set(flat) <= set(ids[1][within[1]].tolist())
+    assert p < 0.5 or set(flat) - set(ids[1][:256].tolist())

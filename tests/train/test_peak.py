@@ -48,6 +48,7 @@ def test_data_sheets(name: str, precision: str, teraflops: float | None) -> None
 
 def test_a_gpu_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr("torch.get_float32_matmul_precision", lambda: "highest")
     found = find_peak(CUDA, "bf16")
     assert found is not None
     assert (found.flops, found.source) == (989e12, "data sheet of NVIDIA H200")
