@@ -19,12 +19,12 @@ from torch import Tensor
 from benchmarks.contest import Measure
 from benchmarks.memory import reset_peak, resident
 from benchmarks.shapes import Shape, gpt2
+from lmkit.checkpoints.checkpoint import CheckpointContents, CheckpointDir
+from lmkit.checkpoints.saver import Saver
 from lmkit.model import LMBase
 from lmkit.optim import OptimizerSet
 from lmkit.text import Tiktoken
-from lmkit.train.checkpoint import CheckpointContents, CheckpointDir
 from lmkit.train.loading import build_model, load_model
-from lmkit.train.saver import Saver
 from lmkit.train.stage_run import named_groups
 
 ADAMW = {"class": "lmkit.optim.AdamW", "lr": 1e-4}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from lmkit.checkpoints.durable import readable
 from lmkit.lab.estimate import EFFICIENCY, Memory
 from lmkit.lab.preview import Preview
 from lmkit.lab.stage_preview import OptimizerPreview, Passage, StagePreview
 from lmkit.train.display import readable_count, readable_time
-from lmkit.train.durable import readable
 
 LABEL = 12  # columns of the left margin
 HEIGHT = 5  # lines of the rates' curve

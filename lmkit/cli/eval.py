@@ -13,13 +13,13 @@ from lmkit.cli.precision import add_precision
 from lmkit.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from lmkit.checkpoints.checkpoint import Checkpoint
     from lmkit.cli.eval_report import Asked
     from lmkit.config import Spec
     from lmkit.data.stream import RowSource
     from lmkit.evals import Task
     from lmkit.evals.core import CoreResult
     from lmkit.model import LMBase
-    from lmkit.train.checkpoint import Checkpoint
     from lmkit.train.world import World
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from lmkit.checkpoints.checkpoint import Checkpoint
+from lmkit.checkpoints.plugin_code import class_names, is_ours
 from lmkit.config import Experiment, Stage, build
 from lmkit.data import BatchStream, TextFiles, open_rows, prepare
 from lmkit.data.stream import RowSource
 from lmkit.errors import CheckpointError, DataError
 from lmkit.model import LMBase
 from lmkit.text import Batch
-from lmkit.train.checkpoint import Checkpoint
-from lmkit.train.plugin_code import class_names, is_ours
 from lmkit.train.world import World
 
 

@@ -29,11 +29,11 @@ def run(arguments: argparse.Namespace) -> int:
     if price is not None and not 0 <= price < 1e9:
         raise ConfigError(f"{price} is no price", at="--dollars-per-hour")
 
+    from lmkit.checkpoints.durable import storage_errors
     from lmkit.lab.markdown import markdown
     from lmkit.lab.page import page
     from lmkit.lab.report import report
     from lmkit.lab.run_history import read_run
-    from lmkit.train.durable import storage_errors
 
     document = report(read_run(arguments.run), price)
     text = markdown(document) if arguments.markdown else page(document)

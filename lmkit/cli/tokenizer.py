@@ -70,8 +70,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Learn a vocabulary, write it, and tell how well it compresses what it was learned from."""
+    from lmkit.checkpoints.durable import storage_errors
     from lmkit.data.vocabulary import open_files, train_tokenizer
-    from lmkit.train.durable import storage_errors
 
     if bool(arguments.files) == bool(arguments.source):
         raise ConfigError("give either files or --source", at="lmkit tokenizer train")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lmkit.checkpoints.durable import readable
 from lmkit.config import parameters, resolve
 from lmkit.config.names import ENTRY_POINTS
 from lmkit.data import Source
@@ -20,7 +21,6 @@ from lmkit.errors import LMKitError
 from lmkit.evals.task import Task
 from lmkit.model import LMBase
 from lmkit.text import Tokenizer
-from lmkit.train.durable import readable
 from lmkit.train.objective import Objective
 
 DATASETS = "datasets"

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from lmkit.checkpoints.best import LOWEST_IS_BEST
+from lmkit.checkpoints.durable import readable
 from lmkit.lab.curves import STDERR, charts, is_share, result_name, results
 from lmkit.lab.document import (
     Block,
@@ -21,9 +23,7 @@ from lmkit.lab.document import (
     Tiles,
 )
 from lmkit.lab.run_history import RunHistory, Sample, StageHistory
-from lmkit.train.best import LOWEST_IS_BEST
 from lmkit.train.display import readable_count, readable_time
-from lmkit.train.durable import readable
 
 HELD_OUT = ("data", "validation", "include_prompts")
 SAMPLES = 6  # of one prompt

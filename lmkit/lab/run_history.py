@@ -12,11 +12,11 @@ from typing import Any
 
 from safetensors import safe_open
 
+from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointDir
+from lmkit.checkpoints.contents import EXPERIMENT, MODEL, OPTIMIZER
+from lmkit.checkpoints.manifest import read_json
 from lmkit.errors import CheckpointError, DataError
-from lmkit.train.checkpoint import Checkpoint, CheckpointDir
-from lmkit.train.contents import EXPERIMENT, MODEL, OPTIMIZER
 from lmkit.train.loading import RUN_CHECKPOINTS
-from lmkit.train.manifest import read_json
 from lmkit.train.metrics import FILE
 from lmkit.train.metrics_file import read_metrics
 
@@ -116,7 +116,7 @@ class Saved:
         weights, optimizers: their bytes.
         micro_batch: rows that go through the model at once.
         precision: what the model computes in.
-        environment: as `lmkit.train.environment` describes it.
+        environment: as `lmkit.checkpoints.environment` describes it.
     """
 
     weights: int

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from lmkit.checkpoints.contents import CheckpointContents
 from lmkit.config import Experiment
 from lmkit.errors import ConfigError, LMKitError
 from lmkit.model import LMBase, TrainResult
@@ -20,7 +21,6 @@ from lmkit.optim import OptimizerSet
 from lmkit.text import Batch
 from lmkit.train.allocator import keep_freed_memory
 from lmkit.train.compiling import pays_to_compile
-from lmkit.train.contents import CheckpointContents
 from lmkit.train.learner import Learner, Step
 from lmkit.train.loading import find_first
 from lmkit.train.memory import MicroBatch

@@ -15,14 +15,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from lmkit.config.registry import Spec, build, load_module, resolve
-from lmkit.errors import CheckpointError, ConfigError, ModelError, did_you_mean
-from lmkit.model import LMBase
-from lmkit.nn.packed import Weights, pack_for_inference
-from lmkit.text import Tokenizer
-from lmkit.train.checkpoint import Checkpoint, CheckpointContents, CheckpointDir
-from lmkit.train.manifest import MANIFEST, read_json
-from lmkit.train.plugin_code import (
+from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointContents, CheckpointDir
+from lmkit.checkpoints.manifest import MANIFEST, read_json
+from lmkit.checkpoints.plugin_code import (
     Source,
     class_names,
     is_imported_as_kept,
@@ -30,8 +25,13 @@ from lmkit.train.plugin_code import (
     open_code,
     warn_of_changes,
 )
+from lmkit.checkpoints.undrawn import make_undrawn
+from lmkit.config.registry import Spec, build, load_module, resolve
+from lmkit.errors import CheckpointError, ConfigError, ModelError, did_you_mean
+from lmkit.model import LMBase
+from lmkit.nn.packed import Weights, pack_for_inference
+from lmkit.text import Tokenizer
 from lmkit.train.precision import DTYPES, choose
-from lmkit.train.undrawn import make_undrawn
 
 logger = logging.getLogger(__name__)
 

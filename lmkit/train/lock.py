@@ -9,8 +9,8 @@ import socket
 from pathlib import Path
 from types import TracebackType
 
+from lmkit.checkpoints.durable import storage_errors
 from lmkit.errors import CheckpointError
-from lmkit.train.durable import storage_errors
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmkit.checkpoints.durable import storage_errors, sync
 from lmkit.model import Loss
 from lmkit.train.display import Display, say
-from lmkit.train.durable import storage_errors, sync
 from lmkit.train.events import EventLog
 from lmkit.train.metrics_file import truncate_after
 from lmkit.train.summary import summarize

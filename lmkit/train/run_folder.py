@@ -14,10 +14,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointDir
+from lmkit.checkpoints.contents import MODEL
 from lmkit.config import Experiment, differences
 from lmkit.errors import CheckpointError
-from lmkit.train.checkpoint import Checkpoint, CheckpointDir
-from lmkit.train.contents import MODEL
 from lmkit.train.loading import RUN_CHECKPOINTS, find_checkpoint
 from lmkit.train.lock import RunLock
 

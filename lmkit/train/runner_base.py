@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
+from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointDir, checkpoint_bytes
+from lmkit.checkpoints.saver import Saver
 from lmkit.config import Stage, blame
 from lmkit.errors import CheckpointError, ConfigError, DistributedError, NumericError, Stopped
 from lmkit.model import LMBase
 from lmkit.text import Batch
 from lmkit.train.by_hand import ByHand
-from lmkit.train.checkpoint import Checkpoint, CheckpointDir, checkpoint_bytes
 from lmkit.train.diagnosis import write_diagnosis
 from lmkit.train.evaluation import measure, write_samples
 from lmkit.train.guard import StopFlag, exit_code_of
@@ -30,7 +31,6 @@ from lmkit.train.precision import Precision
 from lmkit.train.profile import Profile
 from lmkit.train.progress import Progress
 from lmkit.train.run_folder import RunFolder
-from lmkit.train.saver import Saver
 from lmkit.train.stage_data import StageData
 from lmkit.train.stage_run import StageRun, freeze
 

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from torch import nn
 
+from lmkit.checkpoints.best import Best
 from lmkit.config import Experiment, Spec, Stage, blame, build
 from lmkit.data import BatchStream, open_rows
 from lmkit.data.stream import RowSource
@@ -17,7 +18,6 @@ from lmkit.model import LMBase
 from lmkit.optim.schedule import Schedule, make_schedule
 from lmkit.optim.selection import select
 from lmkit.text import Batch
-from lmkit.train.best import Best
 from lmkit.train.objective import Objective, open_objective
 from lmkit.train.plan import StagePlan, plan_stage
 from lmkit.train.stage_data import StageData

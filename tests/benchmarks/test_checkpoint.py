@@ -25,7 +25,7 @@ from benchmarks.states import (
     state_bytes,
     write_files,
 )
-from lmkit.train.checkpoint import CheckpointDir
+from lmkit.checkpoints.checkpoint import CheckpointDir
 
 TINY = SHAPES["tiny"]
 

@@ -245,7 +245,7 @@ class TestDisk:
     def test_too_small_for_a_checkpoint(
         self, project: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("lmkit.train.durable.free_bytes", lambda path: 1000)
+        monkeypatch.setattr("lmkit.checkpoints.durable.free_bytes", lambda path: 1000)
         outcome = project.train()
         assert_clear(outcome, 74, "a checkpoint needs 1.8 MiB and 1000 B are free", "make room")
         assert list((project.run / "checkpoints").iterdir()) == []

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from lmkit.checkpoints.contents import CheckpointContents
 from lmkit.text import Byte
-from lmkit.train.contents import CheckpointContents
 from lmkit.train.loading import find_checkpoint
 from lmkit_models.gpt import GPT
 

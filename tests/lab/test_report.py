@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import nn
 
+from lmkit.checkpoints.checkpoint import CheckpointDir
+from lmkit.checkpoints.contents import CheckpointContents
 from lmkit.errors import DataError
 from lmkit.lab.document import Charts, Document, Samples, Section, Table, Tiles
 from lmkit.lab.markdown import markdown
@@ -21,8 +23,6 @@ from lmkit.lab.report import SAMPLES, report
 from lmkit.lab.run_history import read_run
 from lmkit.model import LMBase
 from lmkit.text import Byte
-from lmkit.train.checkpoint import CheckpointDir
-from lmkit.train.contents import CheckpointContents
 
 SECTIONS = [
     "At a glance", "Stages", "Evaluation", "Curves", "Samples", "Memory and throughput",

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
+from lmkit.checkpoints.checkpoint import CheckpointContents, CheckpointDir
+from lmkit.checkpoints.environment import describe_environment
+from lmkit.checkpoints.saver import Saver
 from lmkit.errors import CheckpointError, StorageError
 from lmkit.text import Byte
-from lmkit.train.checkpoint import CheckpointContents, CheckpointDir
-from lmkit.train.environment import describe_environment
-from lmkit.train.saver import Saver
 from lmkit_models.mlp import MLP
 
 MODEL = MLP(tokenizer=Byte(), embedding_dim=2, window=1, nodes=2, layers=1, max_len=8)

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from lmkit.checkpoints.checkpoint import CheckpointContents, CheckpointDir
+from lmkit.checkpoints.manifest import Manifest
 from lmkit.config.registry import Spec, add_search_folder, resolve
 from lmkit.errors import CheckpointError, ConfigError, ModelError
 from lmkit.nn.int8 import Int8Linear
 from lmkit.nn.linear import FixedLinear
 from lmkit.text import Byte
-from lmkit.train.checkpoint import CheckpointContents, CheckpointDir
 from lmkit.train.loading import (
     build_model,
     computes_in,
@@ -25,7 +26,6 @@ from lmkit.train.loading import (
     load_model,
     save_for_inference,
 )
-from lmkit.train.manifest import Manifest
 from lmkit_models.mlp import MLP
 
 PLUGIN = '''

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lmkit.train.undrawn import make_undrawn
+from lmkit.checkpoints.undrawn import make_undrawn
 
 
 class Net(nn.Module):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import lmkit
-from lmkit.train.environment import describe_environment
+from lmkit.checkpoints.environment import describe_environment
 
 
 def git(folder: Path, *words: str) -> str:

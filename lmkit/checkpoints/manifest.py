@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lmkit.checkpoints.durable import sha256_of
+from lmkit.checkpoints.record import FileRecord, read_file, write_file
 from lmkit.errors import CheckpointError
-from lmkit.train.durable import sha256_of
-from lmkit.train.record import FileRecord, read_file, write_file
 
 MANIFEST = "manifest.json"
 FORMAT = 2

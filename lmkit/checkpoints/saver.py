@@ -19,10 +19,10 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from lmkit.train.checkpoint import CheckpointContents, CheckpointDir
-from lmkit.train.contents import Tensors
-from lmkit.train.durable import readable
-from lmkit.train.weights import ALIGNMENT, untie
+from lmkit.checkpoints.checkpoint import CheckpointContents, CheckpointDir
+from lmkit.checkpoints.contents import Tensors
+from lmkit.checkpoints.durable import readable
+from lmkit.checkpoints.weights import ALIGNMENT, untie
 
 logger = logging.getLogger(__name__)
 

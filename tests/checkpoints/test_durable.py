@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lmkit.errors import StorageError
-from lmkit.train import durable
-from lmkit.train.durable import (
+from lmkit.checkpoints import durable
+from lmkit.checkpoints.durable import (
     clean_leftovers,
     readable,
     remove_folder,
@@ -20,6 +19,7 @@ from lmkit.train.durable import (
     staged_folder,
     storage_errors,
 )
+from lmkit.errors import StorageError
 
 
 def put(folder: Path, text: str) -> None:

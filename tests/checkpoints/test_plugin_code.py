@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from lmkit.checkpoints.plugin_code import class_names, open_code, warn_of_changes, write_code
 from lmkit.config.registry import add_search_folder, resolve
 from lmkit.errors import CheckpointError
-from lmkit.train.plugin_code import class_names, open_code, warn_of_changes, write_code
 
 MODULE = "import lmkit.errors\nimport json\nfrom plug_bricks import brick\n\nclass Net:\n    pass\n"
 

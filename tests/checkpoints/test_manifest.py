@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmkit.checkpoints import record
+from lmkit.checkpoints.durable import sha256_of
+from lmkit.checkpoints.manifest import MANIFEST, Manifest, read_json, regular_file
 from lmkit.errors import CheckpointError
-from lmkit.train import record
-from lmkit.train.durable import sha256_of
-from lmkit.train.manifest import MANIFEST, Manifest, read_json, regular_file
 
 SHA = "0" * 64
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmkit.train import record
-from lmkit.train.record import Digest, FileRecord, read_file, write_file
+from lmkit.checkpoints import record
+from lmkit.checkpoints.record import Digest, FileRecord, read_file, write_file
 
 
 @pytest.fixture(autouse=True, scope="module")

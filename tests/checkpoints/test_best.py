@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmkit.train.best import Best
+from lmkit.checkpoints.best import Best
 
 
 @pytest.mark.parametrize(

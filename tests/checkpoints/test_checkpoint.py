@@ -17,16 +17,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmkit.errors import CheckpointError, ConfigError, StorageError
-from lmkit.optim import OptimizerSet
-from lmkit.text import Byte, Tiktoken
-from lmkit.train import contents as contents_module
-from lmkit.train.checkpoint import (
+from lmkit.checkpoints import contents as contents_module
+from lmkit.checkpoints.checkpoint import (
     Checkpoint,
     CheckpointContents,
     CheckpointDir,
     checkpoint_bytes,
 )
+from lmkit.errors import CheckpointError, ConfigError, StorageError
+from lmkit.optim import OptimizerSet
+from lmkit.text import Byte, Tiktoken
 from lmkit_models.mlp import MLP
 
 FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "experiment.json"]

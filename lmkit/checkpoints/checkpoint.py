@@ -21,11 +21,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmkit.errors import CheckpointError, ConfigError
-from lmkit.model import LMBase
-from lmkit.text import Tokenizer, load_tokenizer
-from lmkit.train.best import Best
-from lmkit.train.contents import (
+from lmkit.checkpoints.best import Best
+from lmkit.checkpoints.contents import (
     EXPERIMENT,
     MODEL,
     OPTIMIZER,
@@ -34,9 +31,12 @@ from lmkit.train.contents import (
     Snapshot,
     checkpoint_bytes,
 )
-from lmkit.train.durable import clean_leftovers, remove_folder, require_room, require_space
-from lmkit.train.manifest import Manifest, read_json
-from lmkit.train.weights import load_into, read_fitting, read_tensors
+from lmkit.checkpoints.durable import clean_leftovers, remove_folder, require_room, require_space
+from lmkit.checkpoints.manifest import Manifest, read_json
+from lmkit.checkpoints.weights import load_into, read_fitting, read_tensors
+from lmkit.errors import CheckpointError, ConfigError
+from lmkit.model import LMBase
+from lmkit.text import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from lmkit.optim import OptimizerSet

@@ -15,16 +15,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from lmkit.checkpoints import saver as saver_module
+from lmkit.checkpoints.checkpoint import CheckpointDir
+from lmkit.checkpoints.contents import CheckpointContents, Snapshot
+from lmkit.checkpoints.saver import HostMemory, Saver
 from lmkit.cli import main
 from lmkit.config import load_experiment
 from lmkit.errors import Stopped, StorageError
 from lmkit.optim import OptimizerSet
 from lmkit.text import Byte
-from lmkit.train import saver as saver_module
-from lmkit.train.checkpoint import CheckpointDir
-from lmkit.train.contents import CheckpointContents, Snapshot
 from lmkit.train.runner import BasicModelRunner
-from lmkit.train.saver import HostMemory, Saver
 from lmkit_models.mlp import MLP
 
 CPU = torch.device("cpu")
@@ -79,7 +79,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, named: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lmkit.train.contents.write_tensors", refuse)
+    monkeypatch.setattr("lmkit.checkpoints.contents.write_tensors", refuse)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -167,7 +167,7 @@ def test_the_blocks_end_raises_it_or_says_it_beside_another_error(
 def test_too_little_room_is_found_before_anything_is_written(
     tmp_path: Path, model: MLP, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmkit.train.durable.free_bytes", lambda path: 10)
+    monkeypatch.setattr("lmkit.checkpoints.durable.free_bytes", lambda path: 10)
     with pytest.raises(StorageError, match=r"a checkpoint needs .* and 10 B are free"):
         CheckpointDir(tmp_path).save(CheckpointContents(model, step=1, stage="a"))
     assert os.listdir(tmp_path) == []

@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from lmkit.checkpoints.record import FileRecord, write_file
 from lmkit.errors import CheckpointError
-from lmkit.train.record import FileRecord, write_file
 
 TIES = "ties"  # the header's key: JSON {other name: stored name}
 ALIGNMENT = 64  # bytes of a cache line

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from lmkit.checkpoints.durable import staged_folder, storage_errors
+from lmkit.checkpoints.environment import describe_environment
+from lmkit.checkpoints.manifest import MANIFEST, Manifest
+from lmkit.checkpoints.plugin_code import class_path, write_code
+from lmkit.checkpoints.record import write_file
+from lmkit.checkpoints.weights import untie, write_tensors
 from lmkit.errors import CheckpointError
 from lmkit.model import LMBase
 from lmkit.text import Tokenizer
-from lmkit.train.durable import staged_folder, storage_errors
-from lmkit.train.environment import describe_environment
-from lmkit.train.manifest import MANIFEST, Manifest
-from lmkit.train.plugin_code import class_path, write_code
-from lmkit.train.record import write_file
-from lmkit.train.weights import untie, write_tensors
 
 if TYPE_CHECKING:
     from lmkit.optim import OptimizerSet

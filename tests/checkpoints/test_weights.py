@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lmkit.checkpoints.weights import load_into, read_tensors, untie, write_tensors
 from lmkit.errors import CheckpointError
-from lmkit.train.weights import load_into, read_tensors, untie, write_tensors
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 

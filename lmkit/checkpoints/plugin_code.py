@@ -20,10 +20,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lmkit.checkpoints.durable import sha256_of
+from lmkit.checkpoints.manifest import read_json, regular_file
 from lmkit.config.registry import add_search_folder, resolve
 from lmkit.errors import CheckpointError
-from lmkit.train.durable import sha256_of
-from lmkit.train.manifest import read_json, regular_file
 
 logger = logging.getLogger(__name__)
 
