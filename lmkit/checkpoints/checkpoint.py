@@ -2,6 +2,7 @@
 
     <step>-<stage>/   model.safetensors      weights, tied ones once
                       optimizer.safetensors  state by parameter name (not in a folder for inference)
+                      trained.safetensors    weights to train on, where the others are an average
                       state.json             what the runner counts; the optimizers' settings
                       experiment.json        the resolved experiment
                       environment.json       what it was made with
@@ -14,27 +15,29 @@ There is no pickle in it, and no file of it is ever written twice.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmkit.checkpoints.best import Best
 from lmkit.checkpoints.contents import (
     EXPERIMENT,
     MODEL,
+    NAME,
     OPTIMIZER,
     STATE,
+    TRAINED,
     CheckpointContents,
     Snapshot,
     checkpoint_bytes,
 )
 from lmkit.checkpoints.durable import clean_leftovers, remove_folder, require_room, require_space
+from lmkit.checkpoints.keeping import KeepRules
 from lmkit.checkpoints.manifest import Manifest, read_json
+from lmkit.checkpoints.same_ids import refuse_other_ids
+from lmkit.checkpoints.second_place import SecondPlace
 from lmkit.checkpoints.weights import load_into, read_fitting, read_tensors
-from lmkit.errors import CheckpointError, ConfigError
+from lmkit.errors import CheckpointError
 from lmkit.model import LMBase
 from lmkit.text import Tokenizer, load_tokenizer
 
@@ -44,9 +47,10 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "CheckpointContents", "CheckpointDir", "checkpoint_bytes"]
 
 logger = logging.getLogger(__name__)
-
-NEEDED = (MODEL, STATE, EXPERIMENT)
-NAME = re.compile(r"(\d+)-.+")
+KEPT = {  # the keys of state.json, and what each holds
+    "step": int, "stage": str, "number": int, "metrics": dict, "runner": dict,
+    "optimizers": list | dict | None,
+}  # fmt: skip
 
 
 class Checkpoint:
@@ -61,6 +65,11 @@ class Checkpoint:
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.folder)!r})"
 
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.folder.name
+
     @cached_property
     def manifest(self) -> Manifest:
         """The list of files; names none outside the folder."""
@@ -69,9 +78,11 @@ class Checkpoint:
     @cached_property
     def _saved(self) -> dict[str, Any]:
         saved = read_json(self.folder, STATE)
-        for key in ("step", "stage", "number", "metrics", "runner", "optimizers"):
+        for key, kind in KEPT.items():
             if key not in saved:
                 raise CheckpointError(f"{STATE} lacks {key!r}", at=self.folder)
+            if not isinstance(saved[key], kind):
+                raise CheckpointError(f"{STATE} is damaged at {key!r}", at=self.folder)
         return saved
 
     @property
@@ -93,6 +104,11 @@ class Checkpoint:
     def metrics(self) -> dict[str, float | None]:
         """Of the last evaluation; None for what was not finite."""
         return self._saved["metrics"]
+
+    @property
+    def stays(self) -> bool:
+        """Whether it was saved to stay, however many come after it."""
+        return bool(self._saved.get("stays"))  # older checkpoints do not say
 
     @property
     def state(self) -> dict[str, Any]:
@@ -121,15 +137,16 @@ class Checkpoint:
         """Make sure that every file is as it was written.
 
         Args:
-            for_inference: leave out the sha256 of the optimizers' state, two thirds of all bytes.
+            for_inference: leave out the sha256 of what only training needs, two thirds of all
+                bytes.
 
         Raises:
             CheckpointError: says which file is missing, cut or altered.
         """
-        for name in NEEDED:
+        for name in (MODEL, STATE, EXPERIMENT):
             if name not in self.manifest.files:
                 raise CheckpointError(f"{name} is missing from the manifest", at=self.folder)
-        self.manifest.check(skip=(OPTIMIZER,) if for_inference else ())
+        self.manifest.check(skip=(OPTIMIZER, TRAINED) if for_inference else ())
 
     def is_whole(self) -> bool:
         """True when all files are there in their full size. A quick look, without the sha256."""
@@ -149,31 +166,9 @@ class Checkpoint:
         return load_tokenizer(self.folder / "tokenizer") if here else None
 
     def check_tokenizer(self, model: LMBase, *, same_chat: bool = False) -> None:
-        """Make sure that the model's ids mean what they meant to these weights.
-
-        Conversations may be laid out otherwise: a model can be taught another chat template.
-
-        Args:
-            same_chat: refuse that too; for a run that goes on, whose file may have been altered.
-        """
-        saved = self.tokenizer()
-        own = model.tokenizer
-        if saved is None or own is None:
-            return
-        if saved.text_fingerprint != own.text_fingerprint:
-            raise CheckpointError(
-                f"its tokenizer ({saved.vocab_size:,} ids) is not the experiment's "
-                f"({own.vocab_size:,}): the same id would mean other text",
-                hint=f"tokenizer: {{class: lmkit.text.tokenizer.Tiktoken, "
-                f"ranks: {self.folder / 'tokenizer'}}}",
-                at=self.folder,
-            )
-        if same_chat and saved.chat != own.chat:
-            raise CheckpointError(
-                f"its chat template is not the experiment's, {own.chat.at}",
-                hint="put the template back, or start another run from this with init_from",
-                at=self.folder,
-            )
+        """Make sure that the model's ids mean what they meant to these weights; with `same_chat`
+        that conversations are laid out alike, too."""
+        refuse_other_ids(self.tokenizer(), model.tokenizer, self.folder, same_chat=same_chat)
 
     def check_weights(self, model: LMBase) -> None:
         """Make sure that `load_weights` would succeed; changes nothing."""
@@ -185,6 +180,11 @@ class Checkpoint:
         self.check_tokenizer(model)
         load_into(model, self.folder / MODEL, **how)
 
+    def load_trained(self, model: LMBase) -> None:
+        """Where the weights are an average, give `model` those that training goes on with."""
+        if TRAINED in self.manifest.files:
+            load_into(model, self.folder / TRAINED)
+
     def load_optimizers(self, optimizers: OptimizerSet) -> None:
         """Give the optimizers their state, by parameter name."""
         if not self.has_optimizers:
@@ -193,44 +193,49 @@ class Checkpoint:
                 hint="start a stage from it with init_from",
                 at=self.folder,
             )
-        # clones: the file may be deleted by and by, and must not stay mapped until the run ends
-        tensors = {name: t.clone() for name, t in read_tensors(self.folder / OPTIMIZER).items()}
-        optimizers.load(tensors, self._saved["optimizers"])
+        optimizers.load(read_tensors(self.folder / OPTIMIZER), self._saved["optimizers"])
 
 
 class CheckpointDir:
     """The checkpoints of one run.
 
-    Kept are the last `keep`, the last one of every stage, and the best of every stage that names a
-    metric; an older one goes only when its successor is on the disk. What counts as kept was read
-    back and is as it was written, so the last good one stays whatever becomes of those after it.
+    Kept are those that KeepRules name; another one goes only when its successor is on the disk.
+    What counts as kept was read back: the last good one stays whatever becomes of those after it.
 
     Args:
         folder: holds checkpoints and nothing else.
         keep: at least 2: the newest may turn out damaged.
         best: the metric of each stage that has one, as `Best.of` reads it.
+        copies: the second place, which gets a copy of each in the background.
     """
 
     def __init__(
-        self, folder: str | Path, keep: int = 2, best: Mapping[str, str | None] | None = None
+        self,
+        folder: str | Path,
+        keep: int = 2,
+        best: Mapping[str, str | None] | None = None,
+        copies: SecondPlace | None = None,
     ) -> None:
-        if keep < 2:
-            raise ConfigError(
-                f"keep: {keep} is too few", hint="2 or more: the newest may be damaged"
-            )
         self.folder = Path(folder)
-        self.keep = keep
-        self.best = {stage: Best.of(text) for stage, text in (best or {}).items() if text}
+        self.rules = KeepRules.of(keep, best or {})
+        self.copies = copies
         self._good: dict[Path, bool] = {}  # a checkpoint is read back once, not at every save
 
     def prepare(self, n_bytes: int = 0) -> None:
-        """Before a run begins: make the folder, clear what a kill left, see that `n_bytes` fit in.
+        """Before a run begins: make the folder, clear what a kill left, see that `n_bytes` fit in,
+        and where no checkpoint is good fetch those that the second place has.
 
         Raises:
-            StorageError: too little room, or no permission.
+            StorageError: too little room, no permission, or the second place does not answer.
+            CheckpointError: the second place has some and none is good.
         """
         require_space(self.folder, n_bytes)
         clean_leftovers(self.folder)
+        if self.copies is not None:
+            self.copies.open()
+            if not any(map(self._is_good, reversed(self.entries()))):
+                self.copies.fetch(self.folder)
+                self._good.clear()
 
     def save(self, contents: CheckpointContents) -> Path:
         """`put` all of it as it is now."""
@@ -241,7 +246,7 @@ class CheckpointDir:
         return 1 + max((_order(entry)[1] for entry in self.entries()), default=0)
 
     def put(self, snapshot: Snapshot) -> Path:
-        """Write a checkpoint, then delete those that need not be kept.
+        """Write a checkpoint, delete those that need not be kept, have the others copied.
 
         Raises:
             StorageError: the disk is too full, or refuses; all older checkpoints are still there.
@@ -250,8 +255,14 @@ class CheckpointDir:
         location = self.folder / snapshot.name
         snapshot.put(location)
         self._good.pop(location, None)  # of one that it replaced
-        self._prune()
+        self.prune()
         return location
+
+    def close(self) -> None:
+        """Have copied what the second place lacks, and wait until that is done or has failed."""
+        if self.copies is not None:
+            self.prune()
+            self.copies.wait()
 
     def entries(self) -> list[Checkpoint]:
         """All checkpoints, good or bad, oldest first; sorted as numbers: 9 comes before 10."""
@@ -280,7 +291,7 @@ class CheckpointDir:
                 reasons.append(str(error))
                 continue
             for reason in reasons:
-                logger.warning("%s; going back to %s", reason, entry.folder.name)
+                logger.warning("%s; going back to %s", reason, entry.name)
             return entry
         if not reasons:
             return None
@@ -291,15 +302,8 @@ class CheckpointDir:
         )
 
     def best_entry(self, stage: str) -> Checkpoint | None:
-        """The best good checkpoint of a stage; None if the stage names no metric, or none was
-        measured."""
-        best = self.best.get(stage)
-        if best is None:
-            return None
-        own = [entry for entry in self.entries() if entry.is_whole() and entry.stage == stage]
-        ranks = [(rank, entry) for entry in own if (rank := best.rank(entry.metrics)) is not None]
-        ranked = sorted(ranks, key=lambda pair: pair[0])
-        return next((entry for _, entry in ranked if self._is_good(entry)), None)
+        """The best good one of a stage; None if it names no metric, or none was measured."""
+        return self.rules.best_of(stage, self._whole(), self._is_good)
 
     def is_best(self, stage: str, metrics: Mapping[str, float]) -> bool:
         """Whether no checkpoint of the stage is as good; always False if it names no metric.
@@ -307,27 +311,23 @@ class CheckpointDir:
         Raises:
             ConfigError: its metric is not among the metrics.
         """
-        best = self.best.get(stage)
-        if best is None:
-            return False
-        rank = best.rank(metrics)
-        if rank is None:
-            raise ConfigError(f"no best to keep: {best.metric!r} was not measured")
-        entry = self.best_entry(stage)
-        known = best.rank(entry.metrics) if entry else None
-        return known is None or rank < known
+        return self.rules.is_best(stage, metrics, self._whole(), self._is_good)
 
-    def _prune(self) -> None:
-        whole = [entry for entry in self.entries() if entry.is_whole()]
-        kept = list(islice(filter(self._is_good, reversed(whole)), self.keep))
-        for stage in {entry.stage for entry in whole}:
-            own = (entry for entry in reversed(whole) if entry.stage == stage)
-            kept += list(islice(filter(self._is_good, own), 1))
-            kept += [best] if (best := self.best_entry(stage)) else []
-        stay = {entry.folder for entry in kept}
-        for entry in whole:
-            if entry.folder not in stay and self._good.get(entry.folder, True):
+    def prune(self, *, dry: bool = False) -> list[Checkpoint]:
+        """Delete what need not be kept, have the others copied; gives back the former, as `dry`
+        does, which does no more."""
+        whole = self._whole()
+        kept = self.rules.staying(whole, self._is_good)
+        doomed = [e for e in whole if e.name not in kept and self._good.get(e.folder, True)]
+        for entry in [] if dry else doomed:
+            if self.copies is None or self.copies.let_go(entry.folder):
                 remove_folder(entry.folder)
+        if self.copies is not None and not dry:
+            self.copies.offer([e.folder for e in whole if e.name in kept], self.rules)
+        return doomed
+
+    def _whole(self) -> list[Checkpoint]:
+        return [entry for entry in self.entries() if entry.is_whole()]
 
     def _is_good(self, entry: Checkpoint) -> bool:
         """Whether all its files are as they were written; one that is not is told of, and stays."""

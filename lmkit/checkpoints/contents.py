@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -25,17 +26,26 @@ from lmkit.text import Tokenizer
 
 if TYPE_CHECKING:
     from lmkit.optim import OptimizerSet
+    from lmkit.optim.optimizers import OptimizerState
 
 logger = logging.getLogger(__name__)
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+TRAINED = "trained.safetensors"
 STATE = "state.json"
 EXPERIMENT = "experiment.json"
 ENVIRONMENT = "environment.json"
+NAME = re.compile(r"(\d+)-.+")  # of a checkpoint's folder: the step, the stage
 INFERENCE_KEYS = ("name", "imports", "model")  # of an experiment
 
 Tensors = Mapping[str, Mapping[str, Tensor]]  # file name -> tensor name -> tensor
+
+
+def folder_name(step: int, stage: str) -> str:
+    """What the checkpoint of a step is called among those of a run."""
+    stage = re.sub(r"[^\w.-]", "_", stage) or "run"
+    return f"{step:08d}-{stage}"
 
 
 @dataclass(frozen=True)
@@ -58,8 +68,7 @@ class Snapshot:
     @property
     def name(self) -> str:
         """What its folder is called among the checkpoints of a run."""
-        stage = re.sub(r"[^\w.-]", "_", self.stage) or "run"
-        return f"{self.step:08d}-{stage}"
+        return folder_name(self.step, self.stage)
 
     @property
     def n_bytes(self) -> int:
@@ -81,8 +90,9 @@ class Snapshot:
             for file, text in self.texts.items():
                 known[file] = write_file(folder / file, [text.encode()])
             if self.tokenizer is not None:
-                (folder / "tokenizer").mkdir()
-                self.tokenizer.save(folder / "tokenizer")
+                for file, content in _files_of(self.tokenizer).items():
+                    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                    known[file] = write_file(folder / file, [content])
             write_code(folder, self.experiment)
             Manifest.write(folder, known)
 
@@ -93,20 +103,26 @@ class CheckpointContents:
 
     Attributes:
         optimizers: None where there is nothing to go on with.
+        weights: by name, put together from all ranks; None where the model itself has them whole.
+        trained: the same that training goes on with, where `weights` are an average of them.
         state: the runner's own, as JSON can hold it (or Python's: NaN stays NaN).
         experiment: `Experiment.to_dict()`; for a model made by hand it may lack `model`, which is
             then taken from the model itself.
         step: optimizer steps since the run began.
         metrics: of the last evaluation; `CheckpointDir.best` looks here.
+        stays: never deleted to make room for later ones.
     """
 
     model: LMBase
-    optimizers: OptimizerSet | None = None
+    optimizers: OptimizerSet | OptimizerState | None = None
+    weights: Mapping[str, Tensor] | None = None
+    trained: Mapping[str, Tensor] | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
     experiment: Mapping[str, Any] = field(default_factory=dict)
     stage: str = ""
     step: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    stays: bool = False
 
     def write(self, location: str | Path, *, for_inference: bool = False) -> Path:
         """Write a checkpoint folder; one that lies there is replaced.
@@ -152,12 +168,16 @@ class CheckpointContents:
             "stage": self.stage,
             "number": number,
             "metrics": {key: _finite(value) for key, value in self.metrics.items()},
+            "stays": self.stays,
             "runner": {} if for_inference else self.state,
             "optimizers": None if optimizers is None else optimizers.state_meta(),
         }
-        tensors: dict[str, Mapping[str, Tensor]] = {MODEL: self.model.state_dict()}
+        weights = self.model.state_dict() if self.weights is None else self.weights
+        tensors: dict[str, Mapping[str, Tensor]] = {MODEL: weights}
         if optimizers is not None:
             tensors[OPTIMIZER] = optimizers.state_tensors()
+        if self.trained is not None and not for_inference:
+            tensors[TRAINED] = self.trained
         return Snapshot(
             self.step,
             self.stage,
@@ -199,6 +219,16 @@ def _is_replaceable(location: Path) -> bool:
     if not location.is_dir():
         return False
     return (location / MANIFEST).exists() or not any(location.iterdir())
+
+
+def _files_of(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """What a tokenizer saves, by its path in the checkpoint: written aside and read, as a class of
+    anybody's writes as it likes, and what reaches the checkpoint goes through `disk`."""
+    with TemporaryDirectory() as aside:
+        tokenizer.save(aside)
+        found = sorted(path for path in Path(aside).rglob("*") if path.is_file())
+        names = [path.relative_to(aside).as_posix() for path in found]
+        return {f"tokenizer/{name}": Path(aside, name).read_bytes() for name in names}
 
 
 def _json(file: str, content: Mapping[str, Any]) -> str:

@@ -16,9 +16,10 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lmkit.checkpoints import disk
 from lmkit.errors import StorageError
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ BLOCK = 1 << 20  # bytes hashed at a time
 HINTS = {
     errno.ENOSPC: "make room, or point `out` at another disk",
     errno.EDQUOT: "the quota is used up: make room, or point `out` at another disk",
+    errno.EFBIG: "a limit on the size of files is set: raise `ulimit -f`",
     errno.EIO: "the disk reports a fault: look at the system's log",
     errno.EROFS: "the disk is mounted read-only",
     errno.EACCES: "make the folder writable, or point `out` elsewhere",
@@ -63,14 +65,15 @@ def staged_folder(final: Path) -> Iterator[Path]:
     staging = final.with_name(f".tmp-{final.name}")
     with storage_errors(final):
         if staging.exists():
-            shutil.rmtree(staging)
-        staging.mkdir()
+            disk.remove_tree(staging)
+        disk.make_folder(staging)
         try:
             yield staging
             _sync_tree(staging)
             _publish(staging, final)
         except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
+            with suppress(OSError):  # a disk that refused once may refuse this too
+                disk.remove_tree(staging)
             raise
 
 
@@ -86,12 +89,12 @@ def _publish(staging: Path, final: Path) -> None:
     aside = final.with_name(f".old-{final.name}")
     replaced = final.exists()
     if replaced:
-        os.rename(final, aside)
+        disk.rename(final, aside)
     try:
-        os.rename(staging, final)
+        disk.rename(staging, final)
     except OSError:
         if replaced:
-            os.rename(aside, final)
+            disk.rename(aside, final)
         raise
     sync(final.parent)
     if replaced:
@@ -102,7 +105,7 @@ def sync(path: Path) -> None:
     """Have a file's bytes, or a folder's names, on the disk before going on."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        disk.fsync(handle)
     finally:
         os.close(handle)
 
@@ -113,8 +116,10 @@ def remove_folder(folder: Path) -> None:
     A disk that refuses is logged, not raised: an old checkpoint too many stops no training.
     """
     doomed = folder.with_name(f".del-{folder.name}")
+    if doomed.exists():  # one of that name could not be deleted before
+        _delete(doomed)
     try:
-        os.rename(folder, doomed)
+        disk.rename(folder, doomed)
     except OSError as error:
         logger.warning("%s: cannot be deleted: %s", folder, error)
         return
@@ -123,20 +128,25 @@ def remove_folder(folder: Path) -> None:
 
 def _delete(folder: Path) -> None:
     try:
-        shutil.rmtree(folder)
+        disk.remove_tree(folder)
     except OSError as error:
         logger.warning("%s: cannot be deleted: %s", folder, error)
 
 
 def clean_leftovers(folder: Path) -> None:
-    """Put right what a killed process left in `folder`; each thing done is logged."""
+    """Put right what a killed process left in `folder`; each thing done is logged.
+
+    Raises:
+        StorageError: what was replaced cannot be put back. What cannot be deleted is logged.
+    """
     for path in sorted(folder.glob(".old-*")):
         name = path.with_name(path.name.removeprefix(".old-"))
         if name.exists():
             _delete(path)
         else:
             logger.warning("%s: restored: a kill came between it and its successor", name)
-            os.rename(path, name)
+            with storage_errors(name):
+                disk.rename(path, name)
     for path in sorted([*folder.glob(".tmp-*"), *folder.glob(".del-*")]):
         logger.warning("%s: removed: left over from a process that was killed", path)
         _delete(path)

@@ -29,7 +29,7 @@ def describe_environment() -> dict[str, Any]:
     return {
         "lmkit": lmkit.__version__,
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": dict(_versions()),
         "platform": platform.platform(),
         "hostname": socket.gethostname(),
         "device": _device(),
@@ -39,6 +39,12 @@ def describe_environment() -> dict[str, Any]:
         "peak_memory": _peak_memory(),
         "git": _git(os.getcwd()),
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Read once: it takes some milliseconds, for which training would wait at every save."""
+    return {name: metadata.version(name) for name in PACKAGES}
 
 
 def _peak_memory() -> dict[str, int]:

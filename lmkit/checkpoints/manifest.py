@@ -20,7 +20,8 @@ from lmkit.errors import CheckpointError
 MANIFEST = "manifest.json"
 FORMAT = 2
 PLAIN = 1  # the format before, whose hash of any file is the plain sha256; it is read too
-MOST_BYTES = 16 << 20  # a manifest has some 100 bytes a file; more is no manifest of ours
+MOST_BYTES = 16 << 20  # of JSON; a manifest has some 100 bytes a file
+MOST_DEPTH = 100  # an experiment is some 10 deep
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,18 @@ def regular_file(folder: Path, name: str) -> Path:
     return path
 
 
+def _refuse_depth(content: Any) -> None:
+    """ValueError for what is nested so deeply that whoever walks it would run out of stack."""
+    inner = [content]
+    for _ in range(MOST_DEPTH):
+        inner = [each for each in inner if isinstance(each, dict | list)]
+        if not inner:
+            return
+        tables = (each.values() if isinstance(each, dict) else each for each in inner)
+        inner = [item for table in tables for item in table]
+    raise ValueError(f"it is nested more than {MOST_DEPTH} deep")
+
+
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """A JSON object from one of the folder's files.
 
@@ -140,9 +153,10 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     """
     path = regular_file(folder, name)
     try:
-        if name == MANIFEST and path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes")
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"{path.stat().st_size:,} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
+        _refuse_depth(content)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{name} is damaged: {error}", at=folder) from error
     if not isinstance(content, dict):

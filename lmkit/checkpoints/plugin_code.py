@@ -1,7 +1,9 @@
 """plugin_code: the user's own modules that a checkpoint was made with, kept and found again.
 
 Each is copied into the checkpoint's code/, to be read. It is run from there only when asked for
-(`trust_code`); otherwise the file it came from is used, as long as it still is what it was.
+(`trust_code`), and then just the files that the message has named. Otherwise the user's own file is
+taken: from the current folder or, below it, from where it was when the checkpoint was written, as
+long as it is what it was. A folder that only the checkpoint names is no place to run code from.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from typing import Any
 
 from lmkit.checkpoints.durable import sha256_of
 from lmkit.checkpoints.manifest import read_json, regular_file
+from lmkit.checkpoints.record import write_file
+from lmkit.checkpoints.trusted import run_copies
 from lmkit.config.registry import add_search_folder, resolve
 from lmkit.errors import CheckpointError
 
@@ -76,7 +80,7 @@ def write_code(folder: Path, experiment: Mapping[str, Any]) -> None:
         copy = folder / FOLDER / file
         copy.parent.mkdir(parents=True, exist_ok=True)
         content = _source_of(modules[name])
-        copy.write_bytes(content)
+        write_file(copy, [content])
         sources.append(
             {
                 "module": name,
@@ -86,7 +90,13 @@ def write_code(folder: Path, experiment: Mapping[str, Any]) -> None:
             }
         )
     text = json.dumps({"sources": sources}, indent=2)
-    (folder / INDEX).write_text(text + "\n", encoding="utf-8")
+    write_file(folder / INDEX, [f"{text}\n".encode()])
+
+
+def code_hashes(experiment: Mapping[str, Any]) -> dict[str, str]:
+    """The sha256 of the user's modules behind the classes that an experiment names, by name."""
+    modules = _user_modules(experiment)
+    return {name: hashlib.sha256(_source_of(modules[name])).hexdigest() for name in modules}
 
 
 def _user_modules(experiment: Mapping[str, Any]) -> dict[str, ModuleType]:
@@ -182,20 +192,22 @@ def _file_below_root(module: str, path: Path) -> str:
 
 
 def open_code(folder: Path, *, trust_code: bool) -> list[Source]:
-    """Put the user's modules of a checkpoint on the search path; its sources are given back.
+    """Make the user's modules of a checkpoint importable; its sources are given back.
 
-    They are taken from the current folder or from where they came from, whichever still has them
-    unchanged; else whatever is importable under their name is used.
+    They are taken from the current folder, or from where they came from if that lies below it,
+    whichever still has them unchanged; else whatever is importable under their name is used.
 
     Args:
-        trust_code: take the copies in the checkpoint instead.
+        trust_code: run the copies in the checkpoint instead; which, a warning says.
 
     Raises:
         CheckpointError: a module is found nowhere, or the index of the copies is damaged.
     """
     sources = _read_sources(folder)
-    if trust_code and sources:
-        add_search_folder(folder / FOLDER)
+    if trust_code:
+        if sources:
+            logger.warning("%s: trusted, and run: %s", folder, _told(folder, sources))
+            run_copies(folder / FOLDER, {source.module: source.file for source in sources})
         return sources
     for root in {source.root: None for source in sources}:
         _open_root(folder, root, [source for source in sources if source.root == root])
@@ -204,19 +216,42 @@ def open_code(folder: Path, *, trust_code: bool) -> list[Source]:
 
 def _open_root(folder: Path, root: Path, sources: list[Source]) -> None:
     here = Path.cwd()
-    for place in (here, root):
+    places = [place for place in (here, root) if _is_users_place(place, folder)]
+    for place in places:
         if all(_is_unchanged(place / source.file, source) for source in sources):
             add_search_folder(place)
             return
-    add_search_folder(here)
+    if here in places:
+        add_search_folder(here)
     for source in sources:
         if not _is_importable(source.module.partition(".")[0]):
-            gone = "has changed" if source.path.exists() else "is gone"
             raise CheckpointError(
-                f"it needs the module {source.module}, and {source.path} {gone}",
-                hint=f"read {folder / FOLDER / source.file}; --trust-code runs that copy",
+                f"it needs the module {source.module}, and {source.path} {_lost(source, places)}",
+                hint=f"--trust-code runs {_told(folder, sources)}",
                 at=folder,
             )
+
+
+def _is_users_place(place: Path, folder: Path) -> bool:
+    """True for the current folder and those below it, but for what came with the checkpoint."""
+    run = (
+        folder.resolve().parent.parent if folder.resolve().parent.name == "checkpoints" else folder
+    )
+    real = place.resolve()
+    named = place.is_absolute() and real.is_relative_to(Path.cwd())
+    return named and not real.is_relative_to(run.resolve())
+
+
+def _lost(source: Source, places: list[Path]) -> str:
+    if not source.path.exists():
+        return "is gone"
+    return "has changed" if source.root in places else "is not below the current folder"
+
+
+def _told(folder: Path, sources: list[Source]) -> str:
+    """Exactly what would be run: each file with its sha256."""
+    files = [folder / FOLDER / source.file for source in sources]
+    return ", ".join(f"{file} (sha256 {sha256_of(file)})" for file in files)
 
 
 def _is_unchanged(path: Path, source: Source) -> bool:
@@ -245,17 +280,27 @@ def warn_of_changes(sources: list[Source]) -> None:
             logger.warning("%s is not the file this checkpoint was made with", file)
 
 
+def _is_name_of_users(module: str) -> bool:
+    """No module that `write_code` keeps has the name of one of Python's own or of ours."""
+    parts = module.split(".")
+    taken = parts[0] in sys.stdlib_module_names or is_ours(module)
+    return all(part.isidentifier() for part in parts) and not taken
+
+
 def _read_sources(folder: Path) -> list[Source]:
     if not (folder / INDEX).exists():
         return []
     try:
         entries = read_json(folder, INDEX)["sources"]
         sources = [Source(e["module"], Path(e["root"]), e["file"], e["sha256"]) for e in entries]
-        names_are_good = all(s.module.replace(".", "").isidentifier() for s in sources)
-    except (KeyError, TypeError, AttributeError):
+        names_are_good = all(_is_name_of_users(source.module) for source in sources)
+        names_are_good &= all(source.file.endswith(".py") for source in sources)
+    except (KeyError, TypeError, AttributeError, ValueError):
         names_are_good = False
     if not names_are_good:
         raise CheckpointError(f"{INDEX} is damaged", at=folder)
     for source in sources:
-        regular_file(folder / FOLDER, str(source.file))
+        copy = regular_file(folder / FOLDER, source.file)
+        if not _is_unchanged(copy, source):
+            raise CheckpointError(f"{FOLDER}/{source.file} is altered", at=folder)
     return sources

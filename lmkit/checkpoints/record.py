@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmkit.checkpoints import disk
+
 BLOCK = 16 << 20  # bytes hashed as one; part of the format
 PIECE = 1 << 20  # bytes read at a time
 MOST_THREADS = 8  # more read faster than any disk gives
@@ -61,14 +63,14 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> FileRecord:
         OSError: the disk refuses, or there is such a file.
     """
     digest = Digest()
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    handle = disk.create(path)
     try:
         for part in parts:
             for start in range(0, len(part), BLOCK):
                 piece = memoryview(part)[start : start + BLOCK]
                 digest.update(piece)
                 while piece:
-                    piece = piece[os.write(handle, piece) :]
+                    piece = piece[disk.write(handle, piece) :]
     finally:
         os.close(handle)
     return digest.record()

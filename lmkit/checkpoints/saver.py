@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -20,12 +21,13 @@ import torch
 from torch import Tensor
 
 from lmkit.checkpoints.checkpoint import CheckpointContents, CheckpointDir
-from lmkit.checkpoints.contents import Tensors
+from lmkit.checkpoints.contents import Snapshot, Tensors
 from lmkit.checkpoints.durable import readable
 from lmkit.checkpoints.weights import ALIGNMENT, untie
 
 logger = logging.getLogger(__name__)
 
+SAVE_SPEED = 100e6  # bytes a second: what a first save is reckoned with
 PAGE = 4096  # bytes; where pages are larger some are touched twice
 
 
@@ -37,12 +39,16 @@ class Saver:
     waits while a checkpoint is written.
 
     What fails in the thread is raised by the next `check`, `save` or `wait`, and by the end of the
-    `with` block, which waits; if an error ends the block, the thread's is logged beside it.
+    `with` block, which waits, for copies in a second place too; if an error ends the block, the
+    thread's is logged beside it.
 
     Args:
         directory: where checkpoints are kept. Whoever reads it calls `wait` before: one may be
             under way.
         device: where the tensors lie.
+
+    Attributes:
+        seconds: that the last save took in the thread; before the first one a guess.
     """
 
     def __init__(self, directory: CheckpointDir, device: torch.device) -> None:
@@ -50,6 +56,7 @@ class Saver:
         self._memory: HostMemory | None = HostMemory(pinned=device.type == "cuda")
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self.seconds = 0.0
 
     def __enter__(self) -> Saver:
         return self
@@ -66,10 +73,13 @@ class Saver:
             if error is None:
                 raise
             logger.error("the last checkpoint was not saved: %s", failure)
+        finally:
+            self._directory.close()
 
     def reserve(self, n_bytes: int) -> None:
         """Have memory ready for a first save of that size; it is touched in the thread."""
         self.wait()
+        self.seconds = n_bytes / SAVE_SPEED
         if self._memory is not None:
             self._start(partial(_reserve, self._memory, n_bytes))
 
@@ -83,9 +93,9 @@ class Saver:
         self.wait()
         snapshot = contents.snapshot(number=self._directory.next_number(), copy=self._copy)
         if self._memory is None:  # it holds the model's own tensors, and the next step alters them
-            self._directory.put(snapshot)
+            self._put(snapshot)
         else:
-            self._start(partial(self._directory.put, snapshot))
+            self._start(partial(self._put, snapshot))
 
     def check(self) -> None:
         """Raise what has failed in the thread, if it is done; for every step."""
@@ -100,6 +110,11 @@ class Saver:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+    def _put(self, snapshot: Snapshot) -> None:
+        started = time.monotonic()
+        self._directory.put(snapshot)
+        self.seconds = time.monotonic() - started
 
     def _start(self, work: Callable[[], object]) -> None:
         def run() -> None:

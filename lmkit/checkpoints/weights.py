@@ -17,29 +17,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from lmkit.checkpoints.header import DTYPES, METADATA, TIES, Header, Stored, read_header
 from lmkit.checkpoints.record import FileRecord, write_file
 from lmkit.errors import CheckpointError
+from lmkit.optim.parts import held, piece_of
 
-TIES = "ties"  # the header's key: JSON {other name: stored name}
 ALIGNMENT = 64  # bytes of a cache line
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.complex64: "C64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 def write_tensors(path: Path, named: Mapping[str, Tensor]) -> FileRecord:
@@ -65,7 +48,7 @@ def _alignment(tensor: Tensor) -> tuple[bool, int]:
 
 def _parts(tensors: Mapping[str, Tensor], ties: Mapping[str, str]) -> Iterator[bytes | memoryview]:
     """The file, a piece at a time: the header's length, the header, and each tensor's bytes."""
-    header: dict[str, Any] = {"__metadata__": {TIES: json.dumps(ties)}}
+    header: dict[str, Any] = {METADATA: {TIES: json.dumps(ties)}}
     end = 0
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.nbytes
@@ -85,12 +68,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is no safetensors file or is damaged.
     """
+    return _read(path, read_header(path))
+
+
+def _read(path: Path, header: Header) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            ties = json.loads((file.metadata() or {}).get(TIES, "{}"))
-            return tensors | {name: tensors[stored] for name, stored in ties.items()}
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+            first = {name: header.ties.get(name, name) for name in header.tensors}
+            tensors = {name: file.get_tensor(name) for name in set(first.values())}
+            return {name: tensors[stored] for name, stored in first.items()}
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot be read: {error}", at=path) from error
 
 
@@ -107,7 +94,7 @@ def untie(named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str
             )
         key = _place(tensor)
         # an empty tensor has no address of its own
-        if tensor.numel() and first.setdefault(key, name) != name:
+        if held(tensor).numel() and first.setdefault(key, name) != name:
             ties[name] = first[key]
         else:
             tensors[name] = tensor
@@ -116,7 +103,8 @@ def untie(named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str
 
 def _place(tensor: Tensor) -> object:
     """Equal for two tensors that are one and the same."""
-    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+    here = held(tensor)
+    return here.device, here.data_ptr(), here.shape, here.stride(), here.dtype
 
 
 def load_into(
@@ -140,8 +128,9 @@ def load_into(
     if adopt_dtypes:
         _cast(model, stored)
     for name, tensor in untie(model.state_dict())[0].items():
-        if tensor.data_ptr() != stored[name].data_ptr():
-            tensor.copy_(stored[name])
+        own, new = held(tensor), piece_of(stored[name], tensor)
+        if own.data_ptr() != new.data_ptr():
+            own.copy_(new)
 
 
 def _map(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
@@ -156,13 +145,16 @@ def _map(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
 
 
 def read_fitting(model: nn.Module, path: Path, *, adopt_dtypes: bool = False) -> dict[str, Tensor]:
-    """A file's tensors, if they are what `load_into` can copy; CheckpointError otherwise."""
-    stored = read_tensors(path)
-    own = model.state_dict()
+    """A file's tensors, if they are what `load_into` can copy; CheckpointError otherwise.
+
+    Its header alone decides; a file that does not fit is not mapped.
+    """
+    header = read_header(path)
+    own, stored = model.state_dict(), header.tensors
     problems = [
         *_other_names(own, stored),
         *_other_shapes(own, stored),
-        *_other_ties(own, stored),
+        *_other_ties(own, header),
         *([] if adopt_dtypes else _other_dtypes(own, stored)),
     ]
     if problems:
@@ -171,10 +163,10 @@ def read_fitting(model: nn.Module, path: Path, *, adopt_dtypes: bool = False) ->
             hint="build the model that its experiment.json names",
             at=path,
         )
-    return stored
+    return _read(path, header)
 
 
-def _other_names(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:
+def _other_names(own: Mapping[str, Tensor], stored: Mapping[str, Stored]) -> list[str]:
     missing = [name for name in own if name not in stored]
     unexpected = [name for name in stored if name not in own]
     return _count("missing in the checkpoint", missing) + _count("unknown to the model", unexpected)
@@ -187,7 +179,7 @@ def _count(what: str, names: list[str]) -> list[str]:
     return [f"{', '.join(names[:3])}{more} {what}"]
 
 
-def _other_shapes(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:
+def _other_shapes(own: Mapping[str, Tensor], stored: Mapping[str, Stored]) -> list[str]:
     return _first_three(
         f"{name} is {list(stored[name].shape)} there and {list(own[name].shape)} in the model"
         for name in own
@@ -195,24 +187,24 @@ def _other_shapes(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> li
     )
 
 
-def _other_ties(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:
-    here, there = _groups(own), _groups(stored)
+def _other_ties(own: Mapping[str, Tensor], header: Header) -> list[str]:
+    here, there = _groups(untie(own)[1]), _groups(header.ties)
     return _first_three(
         f"{' and '.join(sorted(group))} are one tensor {'there' if group in there else 'here'} only"
         for group in here ^ there
-        if group <= own.keys() & stored.keys()
+        if group <= own.keys() & header.tensors.keys()
     )
 
 
-def _groups(named: Mapping[str, Tensor]) -> set[frozenset[str]]:
+def _groups(ties: Mapping[str, str]) -> set[frozenset[str]]:
     """The sets of names that stand for one tensor, of two names or more."""
     groups: dict[str, set[str]] = {}
-    for other, name in untie(named)[1].items():
+    for other, name in ties.items():
         groups.setdefault(name, {name}).add(other)
     return {frozenset(group) for group in groups.values()}
 
 
-def _other_dtypes(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> list[str]:
+def _other_dtypes(own: Mapping[str, Tensor], stored: Mapping[str, Stored]) -> list[str]:
     return _first_three(
         f"{name} is {_short(stored[name])} there and {_short(own[name])} in the model"
         for name in own
@@ -220,7 +212,7 @@ def _other_dtypes(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> li
     )
 
 
-def _short(tensor: Tensor) -> str:
+def _short(tensor: Tensor | Stored) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import sys
@@ -28,8 +29,10 @@ def clean_imports() -> Iterator[None]:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """A user's folder: a model, what it imports, a package, and a file that nothing needs."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder: a model, what it imports, a package, and a file that nothing needs. It lies
+    below the current one."""
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "home"
     (folder / "plug_package" / "parts").mkdir(parents=True)
     (folder / "plug_model.py").write_text(MODULE)
@@ -127,7 +130,10 @@ def test_a_changed_file_is_never_run_unasked(home: Path, tmp_path: Path, change:
         open_code(folder, trust_code=False)
     said = str(caught.value)
     assert f"needs the module plug_bricks, and {home / 'plug_bricks.py'}" in said
-    assert f"{folder / 'code' / 'plug_bricks.py'}; --trust-code runs that copy" in said
+    for file in ("plug_bricks.py", "plug_model.py"):  # just what would be run
+        copy = folder / "code" / file
+        assert f"{copy} (sha256 {hashlib.sha256(copy.read_bytes()).hexdigest()})" in said
+    assert "; --trust-code runs " in said
     assert caught.value.exit_code == 3
 
 
