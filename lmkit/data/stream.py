@@ -35,6 +35,7 @@ class BatchStream(Iterator[Batch]):
             it may have no row at all. None: never.
         rank: which share,
         size: of how many.
+        unit: cut between every so many rows of a global batch only.
         prefetch: False: make a batch when it is asked for.
 
     Attributes:
@@ -56,6 +57,7 @@ class BatchStream(Iterator[Batch]):
         last_row: int | None = None,
         rank: int = 0,
         size: int = 1,
+        unit: int = 1,
         prefetch: bool = True,
     ) -> None:
         self.rows = rows
@@ -63,6 +65,7 @@ class BatchStream(Iterator[Batch]):
         self.last_row = last_row
         self.rank = rank
         self.size = size
+        self.unit = unit
         self.position = first_row
         self.tokens = 0
         self._waited = 0.0
@@ -107,6 +110,8 @@ class BatchStream(Iterator[Batch]):
 
     def _share(self, position: int) -> Batch:
         count = self._rows_at(position)
-        start = count * self.rank // self.size
-        stop = count * (self.rank + 1) // self.size
+        units = -(-count // self.unit)
+        start, stop = (
+            min(count, units * rank // self.size * self.unit) for rank in (self.rank, self.rank + 1)
+        )
         return self.rows.batch(position + start, stop - start)

@@ -10,6 +10,7 @@ from torch.optim.adamw import adamw
 
 from lmkit.errors import ConfigError
 from lmkit.optim.eager import EagerOptimizer
+from lmkit.optim.parts import held
 
 
 class AdamW(EagerOptimizer):
@@ -57,11 +58,12 @@ class AdamW(EagerOptimizer):
                 continue
             states = [self._state(p, group["fused"]) for p in params]
             beta1, beta2 = group["betas"]
+            # element by element: a rank that holds a part of a tensor needs no other's
             adamw(
-                params,
-                [p.grad for p in params],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
+                [held(p) for p in params],
+                [held(p.grad) for p in params],
+                [held(state["exp_avg"]) for state in states],
+                [held(state["exp_avg_sq"]) for state in states],
                 [],
                 [state["step"] for state in states],
                 foreach=False,

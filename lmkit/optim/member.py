@@ -6,7 +6,7 @@ without a word.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lmkit.errors import CheckpointError, ConfigError
+from lmkit.optim.parts import as_part, is_part, piece_of
 from lmkit.optim.state import check_form, form, pack, unpack
 
-NOT_SETTINGS = ("params", "param_names")  # keys of a torch group that hold parameters
+# keys of a torch group that hold parameters, or say how ranks share the work
+NOT_SETTINGS = ("params", "param_names", "shard")
 
 
 @dataclass
@@ -68,9 +70,8 @@ class Member:
 
     def pack_all(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """Everything as JSON; the tensors go into `tensors`."""
-        state = self.optimizer.state
         known = {id(p) for _, p in self.named()}
-        if strange := [key for key in state if id(key) not in known]:
+        if strange := [key for key in self.optimizer.state if id(key) not in known]:
             raise ConfigError(
                 f"{self.class_name} keeps state for {strange[0]!r}, which is no parameter of it"
             )
@@ -83,33 +84,47 @@ class Member:
                 )
             ],
             "parameters": {
-                name: {
-                    **form(p),
-                    "state": {
-                        key: pack(value, f"{self.position}/{name}/{key}", tensors)
-                        for key, value in state.get(p, {}).items()
-                    },
-                }
+                name: {**form(p), "state": self.pack_state(name, p, tensors)}
                 for name, p in self.named()
             },
         }
 
-    def load(self, packed: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Take up what `pack_all` gave; CheckpointError if it is not of these parameters."""
+    def pack_state(self, name: str, p: Parameter, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """What is remembered of one parameter, as JSON; the tensors go into `tensors`."""
+        return {
+            key: pack(value, f"{self.position}/{name}/{key}", tensors)
+            for key, value in self.optimizer.state.get(p, {}).items()
+        }
+
+    def load(
+        self,
+        packed: Mapping[str, Any],
+        tensors: dict[str, Tensor],
+        own: Callable[[Parameter], bool] = lambda p: True,
+    ) -> None:
+        """Take up copies of what `pack_all` gave, out of `tensors`.
+
+        Args:
+            own: whether this rank keeps the state of a parameter.
+
+        Raises:
+            CheckpointError: it is not of these parameters.
+        """
         self.check(packed)
         groups = []
         for i, (group, saved) in enumerate(
             zip(self.optimizer.param_groups, packed["groups"], strict=True)
         ):
-            now = {key: unpack(value, tensors) for key, value in saved["now"].items()}
+            now = {key: _copy(unpack(value, tensors)) for key, value in saved["now"].items()}
             # what the author changed since then stays changed; all else goes on where it was
             made, makes = saved["made"], self.settings[i]
             goes_on = {key: now[key] for key in now if made.get(key) == makes.get(key)}
             groups.append({**group, **goes_on})
-        states = {
-            name: {key: unpack(value, tensors) for key, value in saved["state"].items()}
-            for name, saved in packed["parameters"].items()
-        }
+        states: dict[str, dict[str, Any]] = {}
+        for name, p in self.named():
+            saved = packed["parameters"][name]["state"]
+            state = {key: unpack(value, tensors) for key, value in saved.items()}
+            states[name] = {key: _copy(v, p) for key, v in state.items()} if own(p) else {}
         self._hand_over(groups, states)
 
     def check(self, packed: Mapping[str, Any]) -> None:
@@ -143,3 +158,16 @@ class Member:
                 kept = self.optimizer.state[p][key]
                 if isinstance(value, Tensor) and kept.dtype != value.dtype:
                     self.optimizer.state[p][key] = value.to(kept.device)
+
+
+def _copy(value: Any, p: Parameter | None = None) -> Any:
+    """Of a state value; cut as the parameter that it is of, if it has that parameter's shape."""
+    if isinstance(value, dict):
+        return {key: _copy(item, p) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copy(item, p) for item in value)
+    if not isinstance(value, Tensor):
+        return value
+    if p is not None and is_part(p) and value.shape == p.shape:
+        return as_part(piece_of(value, p).to(p.device, copy=True), p)
+    return value.clone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,10 @@ from torch.nn import Parameter
 from lmkit.config.registry import Spec, build, resolve
 from lmkit.errors import CheckpointError, ConfigError
 from lmkit.optim.member import Member
+from lmkit.optim.owners import Owners
+from lmkit.optim.parts import held, is_part, whole
 from lmkit.optim.selection import NamedGroups, select, share_out
+from lmkit.optim.shares import add_up
 
 OURS = ("params", "no_decay", "why")  # keys of a spec that are not for the constructor
 # torch has one kernel for these on CPU and GPU: 3.6 times faster at 4 M parameters on the CPU,
@@ -21,11 +25,28 @@ OURS = ("params", "no_decay", "why")  # keys of a spec that are not for the cons
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
 
+@dataclass(frozen=True)
+class OptimizerState:
+    """All that the optimizers of a set remember, to be saved: `OptimizerSet.collect` makes it."""
+
+    tensors: Mapping[str, Tensor]
+    meta: Mapping[str, Any]
+
+    def state_tensors(self) -> Mapping[str, Tensor]:
+        """As OptimizerSet's own."""
+        return self.tensors
+
+    def state_meta(self) -> Mapping[str, Any]:
+        """As OptimizerSet's own."""
+        return self.meta
+
+
 class OptimizerSet:
     """Optimizers that are stepped, scheduled, saved and loaded together."""
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = list(members)
+        self._owners: Owners | None = None
 
     @classmethod
     def build(
@@ -65,6 +86,20 @@ class OptimizerSet:
             for _, p in member.named():
                 yield p
 
+    def share(self, rank: int, size: int) -> None:
+        """Step from now on this rank's share of the parameters only, with the state of those only,
+        and get the others' weights from their ranks. Every rank has to step when one does."""
+        self.work_alone()
+        self._owners = Owners(self.members, rank, size)
+
+    def work_alone(self) -> None:
+        """Have no optimizer share its own work among the ranks any more (`shard` of its groups):
+        what it computes does not depend on their number then."""
+        for member in self.members:
+            for group in member.optimizer.param_groups:
+                if "shard" in group:
+                    group["shard"] = False
+
     def set_rates(self, multiplier: float) -> None:
         """Set every learning rate to `multiplier` times the one that its spec gives."""
         for member in self.members:
@@ -82,7 +117,11 @@ class OptimizerSet:
     def grad_norm(self) -> Tensor:
         """The norm of all gradients together, a scalar on their device; nothing waits for it."""
         grads = [p.grad for p in self.parameters() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(grads, foreach=_foreach(grads))
+        pieces = [held(grad) for grad in grads]
+        norm = torch.nn.utils.get_total_norm(pieces, foreach=_foreach(pieces))
+        if any(map(is_part, grads)):  # then all are: fully_shard leaves out none
+            norm = add_up(norm.square()).sqrt()
+        return norm
 
     @torch.no_grad()
     def step(self, clip: float | None = None, grad_norm: Tensor | None = None) -> Tensor | None:
@@ -99,8 +138,12 @@ class OptimizerSet:
             grad_norm = self.grad_norm() if grad_norm is None else grad_norm
             params = [p for p in self.parameters() if p.grad is not None]
             torch.nn.utils.clip_grads_with_norm_(params, clip, grad_norm, foreach=_foreach(params))
+        if self._owners:
+            self._owners.keep_own_gradients()
         for member in self.members:
             member.optimizer.step()
+        if self._owners:
+            self._owners.spread()
         return grad_norm
 
     def zero_grad(self) -> None:
@@ -119,6 +162,22 @@ class OptimizerSet:
         """What is no tensor, as JSON: classes, parameter names and forms, settings, counters."""
         return {str(member.position): member.pack_all({}) for member in self.members}
 
+    def collect(self, *, here: bool = True) -> OptimizerState:
+        """The state of all ranks in one place; every rank has to call it.
+
+        Args:
+            here: whether this is the place, rank 0, or what is given back does not matter.
+        """
+        tensors: dict[str, Tensor] = {}
+        meta = {str(member.position): member.pack_all(tensors) for member in self.members}
+        if self._owners:
+            self._owners.collect(meta, tensors)
+        for key, tensor in tensors.items():
+            if is_part(tensor):  # one after the other: a rank needs no room for two
+                complete = whole(tensor)
+                tensors[key] = complete.cpu() if here else complete[:0]
+        return OptimizerState(tensors, meta)
+
     def check(self, meta: Mapping[str, Any]) -> None:
         """Make sure that `load` of what `state_meta` gave would succeed; changes nothing.
 
@@ -134,7 +193,7 @@ class OptimizerSet:
             member.check(meta[str(member.position)])
 
     def load(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Go on from a saved state, to the bit; the set takes the tensors over.
+        """Go on from a saved state, to the bit; of the tensors it copies what this rank keeps.
 
         Settings that the specs have changed since (a new weight_decay) stay as they are now.
 
@@ -145,7 +204,8 @@ class OptimizerSet:
         self.check(meta)
         left = dict(tensors)
         for member in self.members:
-            member.load(meta[str(member.position)], left)
+            saved = meta[str(member.position)]
+            member.load(saved, left, *([self._owners.own] if self._owners else []))
         if left:
             raise CheckpointError(f"the optimizers' state has {min(left)}, which nothing needs")
 
@@ -189,7 +249,9 @@ def _make_member(
 
 def _can_fuse(target: Any, spec: Spec, p: Parameter) -> bool:
     chosen = {"fused", "foreach", "differentiable", "capturable"} & set(spec.args)
-    return not chosen and (target in FUSED or (target is torch.optim.Adagrad and p.is_cpu))
+    if chosen or (is_part(p) and target is torch.optim.SGD):  # torch 2.13 has no such kernel
+        return False
+    return target in FUSED or (target is torch.optim.Adagrad and p.is_cpu and not is_part(p))
 
 
 def _foreach(tensors: Sequence[Tensor]) -> bool | None:

@@ -1,9 +1,16 @@
-"""shares: work divided among the ranks, and what comes of it gathered; knows no optimizer."""
+"""shares: work divided among the ranks, and tensors that go between them; knows no optimizer.
+
+Whoever waits for a rank that is gone is told so by a DistributedError.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Size, Tensor
 
@@ -49,14 +56,67 @@ def gather(mine: Sequence[Tensor], shapes: Sequence[Sequence[Size]], like: Tenso
     sent, received = like.new_zeros(longest), like.new_empty(len(shapes), longest)
     for room, tensor in zip(_cut(sent, [tensor.shape for tensor in mine]), mine, strict=True):
         room.copy_(tensor)
-    try:
+    with _told():
         dist.all_gather(list(received), sent)
+    return [x for row, share in zip(received, shapes, strict=True) for x in _cut(row, share)]
+
+
+def add_up(tensor: Tensor) -> Tensor:
+    """The sum of every rank's `tensor`, in its place."""
+    with _told():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def broadcast(tensors: Sequence[Tensor], sources: Sequence[int]) -> None:
+    """Overwrite each tensor with that of its source, a rank, on all ranks."""
+    with _told():
+        under_way = [
+            dist.broadcast(tensor, source, async_op=True)
+            for tensor, source in zip(tensors, sources, strict=True)
+        ]
+        for work in under_way:
+            work.wait()
+
+
+def send(tensors: Sequence[Tensor], to: int) -> None:
+    """Give tensors to another rank, which waits for them with `receive`."""
+    with _told():
+        for tensor in tensors:
+            dist.send(tensor.contiguous(), to)
+
+
+def receive(tensors: Sequence[Tensor], source: int) -> Sequence[Tensor]:
+    """Fill contiguous tensors with what another rank sends."""
+    with _told():
+        for tensor in tensors:
+            dist.recv(tensor, source)
+    return tensors
+
+
+def send_json(value: Any, to: int, device: torch.device) -> None:
+    """Give what JSON can hold to another rank; by `device`, as its group's backend wants it."""
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    send([torch.tensor([len(text)], device=device), text.to(device)], to)
+
+
+def receive_json(source: int, device: torch.device) -> Any:
+    """What another rank gives with `send_json`."""
+    (length,) = receive([torch.empty(1, dtype=torch.int64, device=device)], source)
+    (text,) = receive([torch.empty(int(length), dtype=torch.uint8, device=device)], source)
+    return json.loads(bytes(text.tolist()))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say in one line that another rank is gone, instead of what the backend says of it."""
+    try:
+        yield
     except RuntimeError as error:
         raise DistributedError(
-            f"rank {dist.get_rank()} of {len(shapes)} lost another rank: {error}",
+            f"rank {dist.get_rank()} of {dist.get_world_size()} lost another rank: {error}",
             hint="its own message says why; the same command goes on from the last checkpoint",
         ) from error
-    return [x for row, share in zip(received, shapes, strict=True) for x in _cut(row, share)]
 
 
 def _cut(flat: Tensor, shapes: Sequence[Size]) -> list[Tensor]:

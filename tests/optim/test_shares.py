@@ -45,8 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def saved(folder: Path, rank: int) -> dict[str, Any]:
-    return torch.load(folder / f"{rank}.pt", weights_only=False)
+def saved(folder: Path, name: object) -> dict[str, Any]:
+    return torch.load(folder / f"{name}.pt", weights_only=False)
 
 
 def program() -> ModuleType:
@@ -70,6 +70,24 @@ def test_muon_on_three_ranks_is_the_same_on_all_and_as_on_one(folder: Path) -> N
         alone.step(parameters, optimizer, number)
     torch.testing.assert_close(first["parameters"], parameters, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(first["state"], optimizer.state_dict()["state"])
+
+
+def test_states_are_kept_by_their_owners_and_collected_whole(folder: Path) -> None:
+    ranks = [saved(folder, f"own{rank}") for rank in range(SIZE)]
+    alone = program()
+    parameters, optimizers = alone.make_set()
+    for number in range(3):
+        alone.step_set(parameters, optimizers, number)
+    for rank in ranks:
+        torch.testing.assert_close(rank["parameters"], parameters, atol=1e-6, rtol=1e-5)
+    keepers = [sum(kept) for kept in zip(*(rank["kept"] for rank in ranks), strict=True)]
+    assert keepers == [1] * len(parameters)
+    assert all(1 <= sum(rank["kept"]) < len(parameters) / 2 for rank in ranks)
+    collected, tensors = ranks[0]["state"], optimizers.state_tensors()
+    assert collected.meta == optimizers.state_meta()
+    assert collected.tensors.keys() == tensors.keys()
+    for key, tensor in collected.tensors.items():
+        torch.testing.assert_close(tensor, tensors[key], atol=1e-6, rtol=1e-5)
 
 
 def test_a_lost_rank_is_told(folder: Path) -> None:
