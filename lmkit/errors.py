@@ -109,6 +109,7 @@ def did_you_mean(word: object, choices: Iterable[str]) -> str:
     """``did you mean 'width'?`` for the nearest of ``choices``, or the empty string."""
     import difflib  # here: most commands end without an error
 
-    by_lower = {choice.lower(): choice for choice in choices}
+    # of two that differ in case only the first: a class comes before a function of its name
+    by_lower = {choice.lower(): choice for choice in reversed(list(choices))}
     near = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.7)
     return f"did you mean {by_lower[near[0]]!r}?" if near else ""

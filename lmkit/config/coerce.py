@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
-from lmkit.config.names import resolve
+from lmkit.config.names import is_of_python, resolve
 from lmkit.config.signature import read_signature
 from lmkit.config.spec import NOWHERE, Place, Spec, Table, blame, freeze, thaw
 from lmkit.config.types import SCALARS, Unfit
@@ -55,6 +55,12 @@ def bind(spec: Spec, offered: Iterable[str], make: Make) -> dict[str, Any]:
     target = resolve(spec.path, spec.at)
     if not callable(target):
         raise ConfigError(f"{spec.path} is not a class or a function", at=spec.at)
+    if is_of_python(target):  # `os.system`: to see what it gives, it would have to be called
+        raise ConfigError(
+            f"{spec.path} is of Python's own library, and no part of an experiment",
+            hint="name a class of lmkit's, of an installed package or of your own",
+            at=spec.at,
+        )
     table = Table(spec.args, spec.at, spec.places)
     return _arguments(target, table, f"{spec.path}: ", offered, make)
 

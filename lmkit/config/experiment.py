@@ -12,6 +12,7 @@ from typing import Any, Literal
 from lmkit.config.coerce import coerce
 from lmkit.config.loader import apply_overrides, read_yaml
 from lmkit.config.names import add_search_folder, load_module
+from lmkit.config.secrets import redact
 from lmkit.config.spec import NOWHERE, Place, Spec, thaw
 from lmkit.errors import ConfigError
 
@@ -76,14 +77,16 @@ class Checkpointing:
         keep: how many of the latest stay, 2 at least: one may turn out to be damaged.
         best: a metric whose best checkpoint stays: bits_per_byte or loss, where lower is better, or
             a task, where higher is; ``min:NAME`` and ``max:NAME`` say which.
+        keep_every: steps between checkpoints that stay for good; 0: none does.
     """
 
     every: int = 0
     keep: int = 2
     best: str | None = None
+    keep_every: int = 0
 
     def __post_init__(self) -> None:
-        _at_least(self, every=0, keep=2)
+        _at_least(self, every=0, keep=2, keep_every=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,8 @@ class Stage:
         schedule: progress in 0..1 -> multiplier of the learning rates.
         lr_scale: one more multiplier of all of them, such as 0.02 for fine-tuning with `auto`.
         clip: the largest norm of a gradient.
+        ema: share of the past that an average of the weights keeps at each step, such as 0.999;
+            evaluations, checkpoints and the next stage get the average. Without it there is none.
         freeze: names, with ``*``, or groups of parameters that stay as they are.
         init_from: an earlier stage, or a checkpoint's or run's folder, whose weights to start from.
         evaluate: what is measured, and how often.
@@ -134,6 +139,7 @@ class Stage:
     schedule: Spec = Spec("lmkit.optim.schedule.WarmupCosine")
     lr_scale: float = 1.0
     clip: float | None = None
+    ema: float | None = None
     freeze: tuple[str, ...] = ()
     init_from: str | None = None
     evaluate: Evaluate = Evaluate()
@@ -157,6 +163,8 @@ class Stage:
             value = getattr(self, key)
             if value is not None and value <= 0:
                 raise ConfigError(f"{key} must be above 0, not {value}", key=key)
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(f"ema must lie between 0 and 1, not at {self.ema}", key="ema")
         if self.optimizers == ():
             hint = "write optimizers: auto"
             raise ConfigError("there are no optimizers", hint=hint, key="optimizers")
@@ -174,6 +182,9 @@ class Experiment:
         runner: who does it.
         seed: of everything random.
         out: the run's folder.
+        copy_to: where its checkpoints are copied as well, under the name of the run's folder: a
+            folder on another disk, or a URL that fsspec opens. A run whose own folder has no good
+            checkpoint goes on from there.
         imports: modules to import first, for what they register.
         folder: where the YAML lies, absolute; relative paths in it begin there.
         file: the YAML, as it was named.
@@ -189,6 +200,7 @@ class Experiment:
     runner: Spec = Spec("lmkit.train.runner.BasicModelRunner")
     seed: int = 1337
     out: str = ""
+    copy_to: str = ""
     imports: tuple[str, ...] = ()
     folder: str = field(default="", compare=False)
     file: str = field(default="", compare=False)
@@ -219,8 +231,9 @@ class Experiment:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Every key with its value, defaults too, as JSON can hold it; not the file's place."""
-        return _plain(self)
+        """Every key with its value, defaults too, as JSON can hold it; not the file's place, and
+        no secret: it is written beside the weights, and travels with them."""
+        return redact(_plain(self))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], folder: str | Path = "") -> Experiment:
@@ -257,9 +270,14 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     return replace(experiment, folder=folder, file=str(path))
 
 
+def flat(experiment: Experiment) -> dict[str, Any]:
+    """Every key, dotted as in ``stages.pretrain.steps``, with its value."""
+    return _flat(experiment.to_dict())
+
+
 def differences(a: Experiment, b: Experiment) -> list[str]:
-    """The dotted keys in which two experiments differ, ``stages.pretrain.steps``, sorted."""
-    left, right = _flat(a.to_dict()), _flat(b.to_dict())
+    """The dotted keys in which two experiments differ, sorted."""
+    left, right = flat(a), flat(b)
     missing = object()
     keys = left.keys() | right.keys()
     return sorted(key for key in keys if left.get(key, missing) != right.get(key, missing))

@@ -33,12 +33,17 @@ class _Composer(yaml.SafeLoader):
 
     yaml_implicit_resolvers = {}
     depth = 0
+    values = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
-        if self.depth > MAX_DEPTH:
+        self.values += 1
+        problem = "it is nested too deeply" if self.depth > MAX_DEPTH else ""
+        if self.values > MAX_VALUES:  # to read more takes seconds
+            problem = f"it has more than {MAX_VALUES} values"
+        if problem:
             mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="it is nested too deeply", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -105,6 +110,8 @@ def _depth(keys: tuple[str, ...]) -> float:
 
 
 def _read(file: str, asked_at: Place, chain: tuple[str, ...]) -> Table:
+    if "\0" in file:
+        raise ConfigError(f"{file!r} is no path", hint="there is a NUL in it", at=asked_at)
     real = os.path.realpath(file)
     if real in chain:
         raise ConfigError(f"{file} extends itself", hint="break the circle", at=asked_at)

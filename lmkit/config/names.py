@@ -36,12 +36,17 @@ def add_search_folder(folder: str | Path) -> None:
     home = str(Path(folder).resolve())
     for info in pkgutil.iter_modules([home]):
         if _is_from_another_folder(info.name, home):
-            _forget(info.name)
+            forget(info.name)
     for known in (sys.path, _folders):
         if home in known:
             known.remove(home)
         known.insert(0, home)
     importlib.invalidate_caches()
+
+
+def give_way(folder: str | Path) -> None:
+    """Let modules that came from ``folder`` be forgotten for those of a folder added later."""
+    _folders.append(str(Path(folder).resolve()))
 
 
 def register(name: str) -> Callable[[T], T]:
@@ -84,6 +89,12 @@ def resolve(path: str, at: object = None) -> Any:
     for index in range(depth, len(parts)):
         found = _attribute(found, parts, index, at)
     return found
+
+
+def is_of_python(target: Any) -> bool:
+    """True for what Python itself brings; not for a module of one's own that hides one of those."""
+    top = str(getattr(target, "__module__", "")).partition(".")[0]
+    return top in sys.stdlib_module_names and not _is_from_another_folder(top, "")
 
 
 def load_module(name: str, at: object = None) -> ModuleType:
@@ -194,7 +205,7 @@ def _is_from_another_folder(top: str, home: str) -> bool:
     return folder != home and folder in _folders
 
 
-def _forget(top: str) -> None:
+def forget(top: str) -> None:
     """Drop a top-level module, what it holds, and the short names it registered."""
     gone = {name for name in sys.modules if name.partition(".")[0] == top}
     for module in gone:

@@ -64,7 +64,7 @@ def _construct(spec: Spec, offered: Mapping[str, Any]) -> Any:
             return target(**arguments)
     except (LMKitError, OSError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a class does not end the program, with 0 at that
         said = f"{spec.path} refuses: {type(error).__name__}: {error}"
         if _is_torch(target):  # a value out of its range: no plug-in whose code could be mended
             raise ConfigError(said, hint=f"see lmkit describe {spec.path}", at=spec.at) from error

@@ -35,6 +35,8 @@ def find_files(patterns: str | Sequence[str], folder: str | None = None) -> list
     """
     found: dict[Path, Found] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        if not pattern:  # it would mean the folder, with the YAML and all the runs in it
+            raise DataError("path is empty", hint="name a file, a folder or a glob")
         for file in _matches(pattern, folder):
             found.setdefault(file.path, file)
     if not found:

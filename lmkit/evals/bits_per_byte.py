@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lmkit.errors import DataError
 from lmkit.model import LMBase
+from lmkit.model.memory import in_halves
 from lmkit.text.batch import Batch
 
 
@@ -41,6 +43,7 @@ def bits_per_byte(
     Special tokens are no text: they weigh nothing here, and their loss is left out (nanochat's
     definition). Every other trained target counts one, whatever its weight. No gradients; dropout
     is off, and the model's mode as before afterwards. The loss is read off the device at the end.
+    A batch that the memory does not hold is measured in halves.
 
     Args:
         batches: this rank's share; there may be none.
@@ -60,7 +63,7 @@ def bits_per_byte(
             counted = (batch.weights != 0) & (token_bytes[batch.targets] > 0)
             count = int(counted.sum())
             text = replace(batch, weights=counted.float(), count=count)
-            losses.append(model.loss(text.to(model.device)).total)
+            losses += in_halves(partial(_loss, model, text), 0, len(text))
             tokens += count
             n_bytes += batch.bytes
     total = sum(loss.item() for loss in losses)
@@ -70,3 +73,8 @@ def bits_per_byte(
     return BitsPerByte(
         nats / math.log(2) / all_bytes, nats / all_tokens, int(all_tokens), int(all_bytes)
     )
+
+
+def _loss(model: LMBase, batch: Batch, start: int, stop: int) -> Tensor:
+    part = batch if stop - start == len(batch) else batch.rows(start, stop)
+    return model.loss(part.to(model.device)).total

@@ -73,12 +73,13 @@ def run_tests(
     clever object of the program can pass for a right answer (see `trial`). Arguments and
     results travel as plain data: what a function does to its arguments is not seen by the tests.
 
-    **This is no sandbox.** It stops accidents and a model that games its tests, not an enemy. The
-    program has the rights of the user: it can read every file that the user can read. Python's own
-    ways to start a process, to send a signal, to use the network and to change a file outside its
-    folder are refused by an audit hook, and so is ctypes; an installed C extension can do all of
-    it. How many files it writes, and that the machine is slow meanwhile, nothing limits. For
-    programs that may mean harm use a container or a virtual machine without a network.
+    **This is no sandbox.** It stops accidents, a model that games its tests, and the escapes that
+    tests/faults/test_escapes.py tries; not an enemy. The program has the rights of the user: it can
+    read every file that the user can read. Python's own ways to start a process, to send a signal,
+    to use the network and to change a file outside its folder are refused by an audit hook, and so
+    is ctypes; an installed C extension can do all of it, and so can bytecode that makes Python
+    itself err. How many files it writes, and that the machine is slow meanwhile, nothing limits.
+    For programs that may mean harm use a container or a virtual machine without a network.
 
     On macOS memory has no limit (the system refuses to set one). For root `processes` has no
     effect: Linux exempts root. Windows has none of the means, so nothing is run there. Threads may

@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 from lmkit.config.names import plugin_error
 from lmkit.data.holdout import Split
@@ -15,6 +17,7 @@ from lmkit.evals.generative import pass_at_k, write_answers
 from lmkit.evals.task import Problem, Task
 from lmkit.inference import Sampling
 from lmkit.model import LMBase
+from lmkit.model.memory import in_halves
 from lmkit.prompts import Completion
 from lmkit.text import chat
 from lmkit.text.tokenizer import Tokenizer
@@ -79,7 +82,7 @@ def evaluate_task(
         sampling: how answers are drawn; the likeliest tokens, `task.max_new_tokens` of them, if
             left out.
         samples: answers a problem, for pass@k; they count alike in `value`.
-        batch: rows at once.
+        batch: rows at once; half of them where the memory does not hold them.
         progress: is told after each batch of this rank how many problems it had.
 
     Raises:
@@ -103,7 +106,8 @@ def evaluate_task(
     own = batches[rank::size]
     for numbers in own:
         asked = [(number, problems[number]) for number in numbers]
-        marks += _marks(model, task, asked, sampling, samples)
+        mark = partial(_marks, model, task, asked, sampling, samples)
+        marks += chain.from_iterable(in_halves(mark, 0, len(asked)))
         progress(len(numbers))
     questions = _questions(problems)
     of_marks = [questions[number] for numbers in own for number in numbers]
@@ -170,7 +174,11 @@ def _marks(
     asked: Sequence[tuple[int, Problem]],
     sampling: Sampling,
     samples: int,
+    start: int,
+    stop: int,
 ) -> list[_Mark]:
+    """Of asked[start:stop]."""
+    asked = asked[start:stop]
     problems = [problem for _, problem in asked]
     if task.kind == "generative":
         answers = write_answers(model, asked, sampling, samples)

@@ -406,6 +406,9 @@ class LMBase(nn.Module):
                 f"expected ({batch}, {length}, vocabulary)",
                 hint="tokens come as (rows, length): keep both",
             )
+        if not logits.is_floating_point():
+            said = f"{name}.forward gave logits of {str(logits.dtype).removeprefix('torch.')}"
+            raise ModelError(said, hint="give floating-point numbers")
         if self._tokenizer is not None and logits.shape[2] < self._tokenizer.vocab_size:
             raise ModelError(
                 f"{name} has logits for {logits.shape[2]} ids, "

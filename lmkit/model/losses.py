@@ -23,11 +23,13 @@ class Loss:
         total: scalar tensor, the weighted sum over tokens in nats.
         count: tokens with a weight other than zero.
         bytes: UTF-8 bytes of those tokens; special tokens have none.
+        checksum: of the rows, as `Batch.checksum` has it; 0 where it was not asked for.
     """
 
     total: Tensor
     count: int
     bytes: int
+    checksum: int = 0
 
 
 def token_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: B rows, T positions. A row is T + 1 tokens; inputs are the first T, targ
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -137,6 +138,12 @@ class Batch:
     def width(self) -> int:
         """Positions of a row, T."""
         return self.inputs.shape[1]
+
+    def checksum(self) -> int:
+        """What these rows are recognised by: the sum of the crc32 of each row's inputs, so that
+        several ranks' shares add up to that of the whole. Of a batch on the CPU."""
+        rows = self.inputs.numpy().astype("<i4")
+        return sum(zlib.crc32(row.tobytes()) for row in rows)
 
     def rows(self, start: int, stop: int) -> Batch:
         """Rows start..stop as views, with their own count and bytes. Cut on the CPU, then `to`.

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lmkit.errors import TokenizerError
+from lmkit.text.panic import told
 
 GPT2_PATTERN = (  # openai/gpt-2, encoder.py, as tiktoken writes it: the same splits, faster
     r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -45,10 +46,8 @@ def train(texts: Iterable[str], vocab_size: int, pattern: str = SPLIT_PATTERN) -
     if vocab_size < 256:
         raise TokenizerError(f"a vocabulary of {vocab_size} cannot hold the 256 bytes")
     trainer = rustbpe.Tokenizer()
-    try:
+    with told("cannot train with this split pattern"):
         trainer.train_from_iterator(iter(texts), vocab_size, pattern=pattern)
-    except ValueError as error:
-        raise TokenizerError(f"cannot train with this split pattern: {error}") from error
     return {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()}
 
 

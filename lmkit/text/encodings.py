@@ -10,6 +10,7 @@ import tiktoken
 
 from lmkit.errors import TokenizerError, did_you_mean
 from lmkit.text.bpe import GPT2_PATTERN, SPLIT_PATTERN, read_ranks
+from lmkit.text.panic import told
 
 END_OF_TEXT = "<|endoftext|>"
 BOS = "<|bos|>"
@@ -82,7 +83,9 @@ def from_ranks(
         )
     except ValueError as error:
         raise TokenizerError(f"the split pattern is wrong: {error}", at=path) from error
-    if encoding.decode(encoding.encode_ordinary(_PROBE)) != _PROBE:
+    with told("the split pattern cannot be used", hint="let each match take a character", at=path):
+        whole = encoding.decode(encoding.encode_ordinary(_PROBE)) == _PROBE
+    if not whole:
         raise TokenizerError(
             "the split pattern skips some characters, so text would be lost",
             hint=r"end it with |[\s\S]",

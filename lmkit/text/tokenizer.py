@@ -29,13 +29,15 @@ from lmkit.text.encodings import (
     with_names,
     with_special,
 )
+from lmkit.text.panic import told
 from lmkit.text.stream_decoder import StreamDecoder
 from lmkit.text.template import ChatTemplate, packaged
 
 ABOUT_FILE = "tokenizer.json"
 RANKS_FILE = "vocabulary.tiktoken"
 LONGEST_SPACE = 100_000
-_LONG_SPACE = re.compile(rf"\s{{{LONGEST_SPACE}}}")
+GAVE_UP = "tiktoken gives up on this text"
+_SPACE = re.compile(r"\s{64,}")  # no `\s{100000}`: 99,999 spaces would be tried from each of them
 
 
 class Tokenizer(ABC):
@@ -254,9 +256,10 @@ class Tiktoken(Tokenizer):
         if allow_special:
             encode = partial(self.encoding.encode, allowed_special="all")
         first, *rest = cut_spaces(text)
-        ids = encode(first)
-        for part in rest:
-            ids += encode(part)
+        with told(GAVE_UP):
+            ids = encode(first)
+            for part in rest:
+                ids += encode(part)
         return ids
 
     def encode_array(self, text: str) -> np.ndarray:
@@ -266,7 +269,8 @@ class Tiktoken(Tokenizer):
             return super().encode_array(text)
         check_unicode(text)
         encode = partial(self.encoding.encode_to_numpy, disallowed_special=())
-        first, *rest = map(encode, cut_spaces(text))
+        with told(GAVE_UP):
+            first, *rest = map(encode, cut_spaces(text))
         return np.concatenate([first, *rest]) if rest else first
 
     def encode_batch(self, texts: Sequence[str], threads: int | None = None) -> list[list[int]]:
@@ -322,6 +326,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     target = resolve(spec.path, at=file)
     if not (isinstance(target, type) and issubclass(target, Tokenizer)):
         raise TokenizerError(f"{spec.path} is not a Tokenizer", at=file)
+    _refuse_outside(Path(folder), spec, file)
     tokenizer = build(spec, folder=str(folder))
     if tokenizer.fingerprint != fingerprint:
         raise TokenizerError(
@@ -330,6 +335,15 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             at=file,
         )
     return tokenizer
+
+
+def _refuse_outside(folder: Path, spec: Spec, at: Path) -> None:
+    """Refuse settings that lead to a file elsewhere: a checkpoint may be a stranger's."""
+    ranks, chat = spec.args.get("ranks"), spec.args.get("chat")
+    names_a_file = isinstance(chat, str) and "{" not in chat and chat not in packaged()
+    for name in (ranks, chat if names_a_file else None):
+        if name is not None and (name != Path(str(name)).name or (folder / name).is_symlink()):
+            raise TokenizerError(f"it names a file outside of its folder: {name!r}", at=at)
 
 
 def _read_about(folder: str | Path) -> tuple[Spec, str]:
@@ -367,5 +381,7 @@ def cut_spaces(text: str) -> list[str]:
     and at a million spaces the regular expression's stack overflows."""
     if len(text) <= LONGEST_SPACE:
         return [text]
-    cuts = [0, *(run.end() for run in _LONG_SPACE.finditer(text)), len(text)]
+    cuts = [0, len(text)]
+    for run in _SPACE.finditer(text):
+        cuts[-1:-1] = range(run.start() + LONGEST_SPACE, run.end() + 1, LONGEST_SPACE)
     return [text[start:stop] for start, stop in zip(cuts, cuts[1:], strict=False)]

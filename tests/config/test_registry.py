@@ -56,10 +56,15 @@ class Mixture:
     also: Any = None
 
 
+class Leaving:
+    def __init__(self) -> None:
+        raise SystemExit(0)
+
+
 @pytest.fixture(autouse=True)
 def _short_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(names, "_registered", {})
-    for kind in (Layer, Net, Open, Above, Picky, Mixture):
+    for kind in (Layer, Net, Open, Above, Picky, Mixture, Leaving):
         register(kind.__name__)(kind)
     Net.made = 0
     return
@@ -69,7 +74,20 @@ def test_a_spec_in_its_three_forms() -> None:
     assert build({"class": "Net", "depth": "2k"}).depth == 2000
     assert build(Spec("Net", {"depth": 3})).depth == 3
     assert build("Open").options == {}
-    assert build("collections.OrderedDict") == {}
+    assert build("lmkit.config.spec.Place") == Place()
+
+
+@pytest.mark.parametrize("path", ["os.system", "builtins.exit", "subprocess.run", "shutil.rmtree"])
+def test_nothing_of_pythons_own_is_called(path: str) -> None:
+    with pytest.raises(ConfigError, match=f"{path} is of Python's own library"):
+        build(path)
+    with pytest.raises(ConfigError, match=f"{path} is of Python's own library"):
+        build({"class": "Open", "x": [{"class": path}]})
+
+
+def test_a_constructor_cannot_end_the_program() -> None:
+    with pytest.raises(PluginError, match="Leaving refuses: SystemExit: 0"):
+        build("Leaving")
 
 
 def test_nested_specs_are_built_and_inherit_the_offers() -> None:

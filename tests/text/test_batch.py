@@ -136,3 +136,12 @@ def test_a_batch_that_cannot_be_cut_says_so() -> None:
     assert Batch(blank, blank, blank.float(), None, count=0, bytes=0).rows(0, 1).bytes == 0
     with pytest.raises(ValueError, match="make it with Batch.build"):
         Batch(blank, blank, blank.float(), None, count=0, bytes=9).rows(0, 1)
+
+
+def test_a_checksum_adds_up_over_shares_and_tells_every_row() -> None:
+    texts = ["abcd", "efgh", "ijkl"]
+    batch = Batch.of([sample("", text) for text in texts], PAD, BYTE.token_bytes)
+    assert batch.checksum() == batch.rows(0, 1).checksum() + batch.rows(1, 3).checksum()
+    assert batch.rows(3, 3).checksum() == 0
+    other = Batch.of([sample("", text) for text in ["abcd", "efgx", "ijkl"]], PAD, BYTE.token_bytes)
+    assert other.checksum() != batch.checksum()

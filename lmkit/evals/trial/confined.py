@@ -11,25 +11,10 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from .plain import decode, encode, last_line, line_of, run_source
+from .wall import build_wall
 
 OUT_OF_MEMORY = 15  # the child's
 PROGRAM = "<program>"
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-
-# Python says what it is about to do (PEP 578), and a hook may refuse. Limits of the kernel alone
-# would not do: RLIMIT_NPROC does not bind root, as whom much is run in containers.
-REFUSED = {  # what a program may not do -> the events that tell of it
-    "start a process": "os.exec os.fork os.forkpty os.posix_spawn os.spawn os.system pty.spawn "
-    "subprocess.Popen",
-    "send a signal": "os.kill os.killpg",
-    "change its limits": "resource.prlimit resource.setrlimit",
-    "use the network": "socket.bind socket.connect socket.getaddrinfo socket.gethostbyname "
-    "socket.sendmsg socket.sendto",
-}
-CHANGING = {  # how many paths an event changes, its first arguments -> the events
-    1: "os.chmod os.chown os.mkdir os.remove os.rmdir os.truncate os.utime shutil.rmtree",
-    2: "os.link os.rename os.symlink",
-}
 
 
 def serve(requests: int, replies: int) -> NoReturn:
@@ -81,8 +66,7 @@ def send(replies: int, act: Callable[[], Any]) -> None:
 
 
 def confine(limits: dict[str, Any]) -> None:
-    """Limits of the kernel, and the hook; neither can be undone by the program."""
-    import _posixsubprocess
+    """Limits of the kernel, and the wall; neither can be undone by the program."""
     import resource
 
     bounds = {
@@ -99,38 +83,4 @@ def confine(limits: dict[str, Any]) -> None:
         _, most = resource.getrlimit(which)
         bound = bound if most == resource.RLIM_INFINITY else min(bound, most)
         resource.setrlimit(which, (bound, bound))
-    _posixsubprocess.fork_exec = no_process  # of this no event tells; multiprocessing uses it
-    sys.addaudithook(hook(os.path.realpath(os.curdir)))
-
-
-def no_process(*args: Any) -> NoReturn:
-    raise PermissionError("a program may not start a process")
-
-
-def hook(folder: str) -> Callable[[str, tuple[Any, ...]], None]:
-    """Refuses processes, signals, the network and changes of files outside the folder."""
-    refused = {event: what for what, events in REFUSED.items() for event in events.split()}
-    changing = {event: paths for paths, events in CHANGING.items() for event in events.split()}
-    realpath, fsdecode, devnull = os.path.realpath, os.fsdecode, os.devnull
-    inside = os.path.join(folder, "")
-
-    def check_path(path: Any) -> None:
-        if isinstance(path, int):
-            return  # an open file
-        name = realpath(fsdecode(path))
-        if name not in (folder, devnull) and not name.startswith(inside):
-            raise PermissionError("a program may change files in its own folder only")
-
-    def check(event: str, args: tuple[Any, ...]) -> None:
-        if event == "open":
-            if args[2] & WRITING:
-                check_path(args[0])
-        elif event in changing:
-            for path in args[: changing[event]]:
-                check_path(path)
-        elif event in refused:
-            raise PermissionError(f"a program may not {refused[event]}")
-        elif event == "import" and args[0] == "_ctypes":
-            raise ImportError("a program may not use ctypes")  # it goes past every hook
-
-    return check
+    build_wall(os.path.realpath(os.curdir))
