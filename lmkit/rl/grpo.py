@@ -51,6 +51,7 @@ class GRPO(Objective):
     """
 
     dropout = False  # what is weighed is the distribution that was sampled
+    by_rows = False  # a rank packs its own answers
 
     def __init__(
         self,

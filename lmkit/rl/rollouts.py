@@ -22,6 +22,7 @@ from lmkit.rl.rewards import Rewards
 from lmkit.rl.rules import Rules, equal_groups
 from lmkit.rl.weighing import log_probs, of_documents, weighed
 from lmkit.text import Batch, Sample, chat, pack
+from lmkit.train.memory import MicroBatch
 from lmkit.train.objective import Scene, Stream
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ class Rollouts(Stream, Iterator[Batch]):
         self._told = False
         self._ahead: deque[Rollout] = deque()
         self._waited = 0.0
+        self._at_once = MicroBatch(rules.rows, scene.micro_batch.device)
+        self._at_once.rows = rules.rows
         self._reference = scene.reference() if rules.kl else None
 
     def __next__(self) -> Batch:
@@ -134,7 +137,7 @@ class Rollouts(Stream, Iterator[Batch]):
         return fit
 
     def _answer(self, picked: Sequence[tuple[int, Problem]]) -> list[list[Completion]]:
-        """`group_size` answers to each problem, `rows` answers at once."""
+        """`group_size` answers to each problem, `rows` answers at once or what the memory holds."""
         model, group = self.scene.model, self.rules.group_size
         limit = self.rules.max_new_tokens or self.rows.task.max_new_tokens
         sampling = Sampling(temperature=1.0, max_new_tokens=limit)
@@ -143,14 +146,18 @@ class Rollouts(Stream, Iterator[Batch]):
             for number, _ in picked
             for sample in range(group)
         ]
-        with torch.no_grad(), self.scene.precision.autocast():
-            answers = model.generate(
+
+        def work() -> list[Completion]:
+            return model.generate(
                 [problem.prompt for _, problem in picked],
                 sampling,
                 samples=group,
                 seeds=seeds,
-                batch_size=self.rules.rows,
+                batch_size=self._at_once.rows,
             )
+
+        with torch.no_grad(), self.scene.precision.autocast():
+            answers = self._at_once.fit(work, lambda: None)
         return [answers[at : at + group] for at in range(0, len(answers), group)]
 
     def _pack(

@@ -14,10 +14,12 @@ import torch
 
 from lmkit.checkpoints.contents import CheckpointContents
 from lmkit.config import Experiment
+from lmkit.config.duration import to_seconds
 from lmkit.errors import ConfigError, LMKitError
 from lmkit.model import LMBase, TrainResult
 from lmkit.model.results import Predictions
 from lmkit.optim import OptimizerSet
+from lmkit.ranks.world import World
 from lmkit.text import Batch
 from lmkit.train.allocator import keep_freed_memory
 from lmkit.train.compiling import pays_to_compile
@@ -28,7 +30,7 @@ from lmkit.train.precision import Policy, Precision, choose
 from lmkit.train.progress import Progress
 from lmkit.train.recompute import recompute_blocks, recompute_compiled
 from lmkit.train.stage_run import StageRun, named_groups
-from lmkit.train.world import World
+from lmkit.train.strategies import Kind, Reduction, check_settings, make_strategy
 
 
 class ByHand(ABC):
@@ -47,6 +49,14 @@ class ByHand(ABC):
             that, on the CPU it brings it along.
         activation_checkpointing: drop what each block computed and compute it again in backward:
             less memory, longer steps, the same gradients.
+        strategy: what each of several ranks keeps: ddp, all of weights, gradients and optimizer
+            states; sharded, its share of the states; fsdp, its part of everything. Any of them goes
+            on from any one's checkpoints, on any number of ranks.
+        reduction: ordered sums gradients in an order that does not know the number of ranks: any
+            number of them trains the same weights, to the bit, in steps that take longer. It needs
+            strategy ddp and a number as max_batch_size. fast sums them while they are computed.
+        collective_timeout: how long a rank waits for the others in one place (90 seconds, 10m): for
+            as long as the slowest of them may be late.
         experiment: what `fit` runs; offered by `lmkit train`.
     """
 
@@ -60,10 +70,20 @@ class ByHand(ABC):
         threads: int | None = None,
         deterministic: bool = False,
         activation_checkpointing: bool = False,
+        strategy: Kind = "ddp",
+        reduction: Reduction = "fast",
+        collective_timeout: float | str = "10m",
         experiment: Experiment | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, not {threads}", key="threads")
+        check_settings(
+            strategy,
+            reduction,
+            max_batch_size=max_batch_size,
+            precision=precision,
+            compile=compile,
+        )
         self.max_batch_size = max_batch_size
         self.device = device
         self.precision_policy = precision
@@ -71,6 +91,9 @@ class ByHand(ABC):
         self.threads = threads
         self.deterministic = deterministic
         self.activation_checkpointing = activation_checkpointing
+        self.strategy_name: Kind = strategy
+        self.reduction: Reduction = reduction
+        self.collective_timeout = to_seconds(collective_timeout, "collective_timeout")
         self.experiment = experiment
         self.seed = experiment.seed if experiment else 0
         self.progress = Progress()
@@ -102,7 +125,8 @@ class ByHand(ABC):
         keep_freed_memory()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        self.world = World.from_environment(self.device if device is None else device)
+        chosen = self.device if device is None else device
+        self.world = World.from_environment(chosen, self.collective_timeout)
         checkpoint = find_first(locations)
         saved = checkpoint.model_arguments if checkpoint else {}
         if checkpoint and (tokenizer := checkpoint.tokenizer()):
@@ -115,9 +139,11 @@ class ByHand(ABC):
         name = choose(self.precision_policy, self.world.device)
         self.precision = Precision(name, self.world.device)
         self.micro_batch = MicroBatch(self.max_batch_size, self.world.device)
+        self.strategy = make_strategy(self.strategy_name, self.reduction, self.world)
         if for_train:
             self._make_learner(None)
         if checkpoint and self.optimizers and load_optimizer and checkpoint.has_optimizers:
+            checkpoint.load_trained(self.model)
             checkpoint.load_optimizers(self.optimizers)
             self.progress = Progress.from_state(checkpoint.state["progress"])
             self.precision.load_state_dict(checkpoint.state["precision"])
@@ -199,9 +225,12 @@ class ByHand(ABC):
     # --- how ----------------------------------------------------------------------------------
 
     def _learn(self, batch: Batch, clip: float | None) -> Step:
+        return self.learner.learn(batch, seed=self._step_seed, clip=clip)
+
+    @property
+    def _step_seed(self) -> int:
         # ints only: their hash is the same in every process
-        seed = hash((self.seed, self.progress.stage_index, self.progress.stage_step))
-        return self.learner.learn(batch, seed=seed, clip=clip)
+        return hash((self.seed, self.progress.stage_index, self.progress.stage_step))
 
     def _make_learner(self, run: StageRun | None, compiled: bool | None = None) -> None:
         """Make a stage's optimizers and what steps them.
@@ -209,10 +238,15 @@ class ByHand(ABC):
         Args:
             compiled: whether it was before; `compile: auto` goes on as it began.
         """
+        self.strategy.cut(self.model, self.precision)
         self.optimizers = self.construct_optimizer(self.model, run)
+        self.strategy.share(self.optimizers)
         work = run.plan.tokens * self.model.flops_per_token(run.plan.width) if run else 0.0
         policy = compiled if compiled is not None and self.compile == "auto" else self.compile
-        self.compiled = pays_to_compile(policy, self.world.device, work)
+        # what puts weights together between two blocks cannot be compiled: refused if asked for
+        self.compiled = not self.strategy.lockstep and pays_to_compile(
+            policy, self.world.device, work
+        )
         if self.compiled and self.activation_checkpointing:
             recompute_compiled()
         # compiled, the gradient of an embedding is summed in another order each time
@@ -228,6 +262,7 @@ class ByHand(ABC):
             self.micro_batch,
             compile=self.compiled,
             dropout=run.objective.dropout if run else True,
+            strategy=self.strategy,
         )
 
     def _check_model(self) -> None:
@@ -249,17 +284,26 @@ class ByHand(ABC):
             "micro_batch": self.micro_batch.rows,
             "compiled": self.compiled,
             "world_size": self.world.size,
-            "random_numbers": "reseeded at every micro-batch from (seed, stage, step, rank, index)",
+            "random_numbers": "reseeded at every micro-batch from (seed, stage, step, "
+            + ("number)" if self.strategy.ordered else "rank, index)"),
         }
 
-    def _contents(self, stage: str, metrics: Mapping[str, float]) -> CheckpointContents:
+    def _contents(
+        self, stage: str, metrics: Mapping[str, float], stays: bool = False
+    ) -> CheckpointContents:
         experiment = self.experiment.to_dict() if self.experiment else {}
+        trained = self.model.state_dict(keep_vars=True)
+        average = self.learner.average if self.optimizers else None
+        weights = average.in_place_of(trained) if average else trained
         return CheckpointContents(
             model=self.model,
-            optimizers=self.optimizers,
+            optimizers=self.strategy.collect_optimizers(self.optimizers),
+            weights=self.strategy.collect(weights),
+            trained=self.strategy.collect(trained) if average else None,
             state=self._state(),
             experiment=experiment,
             stage=stage,
             step=self.progress.step,
             metrics=metrics,
+            stays=stays,
         )

@@ -1,44 +1,197 @@
-"""diagnosis: what is kept when a step is not finite, so that one can look into it."""
+"""diagnosis: what is kept of a step that was not taken, and where its numbers went wrong.
+
+A case is a checkpoint for inference, with the weights as they were before the step, and beside them
+
+    batch.safetensors   one rank's rows: inputs, targets, weights, documents
+    report.json         step, kind, rows, origin; what it takes to run the batch again
+
+`lmkit replay` runs it again. With several ranks the rows are those of the first rank that finds a
+number of its own that is not finite.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
+from lmkit.checkpoints.durable import storage_errors
+from lmkit.checkpoints.manifest import MANIFEST
+from lmkit.errors import CheckpointError
 from lmkit.model import LMBase
+from lmkit.optim.parts import held
 from lmkit.text import Batch
+from lmkit.train.anomaly import Anomaly
+from lmkit.train.learner import Learner
+from lmkit.train.loading import save_for_inference
+
+BATCH, REPORT = "batch.safetensors", "report.json"
+TENSORS = ("inputs", "targets", "weights", "documents")
+WITH_WEIGHTS = 3  # cases of a run: a long run that skips must not fill the disk
 
 
-def write_diagnosis(folder: Path, model: LMBase, batch: Batch, step: int) -> Path:
-    """Write the batch (tokens and text) and where the first NaN or infinity stands.
+@dataclass(frozen=True)
+class Case:
+    """A step that was not taken, as it lies on the disk: `report` is its JSON."""
+
+    folder: Path
+    report: Mapping[str, Any]
+    batch: Batch
+
+    @property
+    def step(self) -> int:
+        """Its number in the run."""
+        return self.report["step"]
+
+
+def write_case(
+    folder: Path,
+    learner: Learner,
+    anomaly: Anomaly,
+    step: int,
+    experiment: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> tuple[Path, str]:
+    """Keep a step's batch, the weights before it, and where the first NaN or infinity stands.
+
+    Every rank calls it. The gradients of the step are looked at, and gone afterwards. Where the
+    ranks meet in every micro-batch (fsdp), none can look alone: no origin, no weights.
 
     Args:
-        folder: the run's folder; `not_finite_step_N/` is made in it.
-        model: as it was before the step, with the gradients of it.
-        batch: this rank's rows.
+        folder: the run's folder; `not_finite_step_N/` or `spike_step_N/` is made in it.
+        learner: as the step left it.
+        step: its number in the run.
+        experiment: what the model is built by.
+        about: more for the report.
 
     Returns:
-        the folder written: `batch.safetensors` and `report.json`.
+        the folder, and the origin: see `find_origin`.
     """
-    place = folder / f"not_finite_step_{step}"
-    place.mkdir(parents=True, exist_ok=True)
-    tensors = {name: getattr(batch, name).contiguous() for name in ("inputs", "targets", "weights")}
-    save_file(tensors, place / "batch.safetensors")
-    parameters = list(model.named_parameters())
-    report = {
-        "step": step,
-        "parameters_not_finite": [name for name, p in parameters if not _finite(p.detach())],
-        "gradients_not_finite": [
-            name for name, p in parameters if p.grad is not None and not _finite(p.grad)
-        ],
-        "rows": [model.need_tokenizer().decode(row.tolist()) for row in batch.inputs],
-    }
-    (place / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return place
+    model, world, batch = learner.model, learner.world, anomaly.batch
+    place = folder / f"{anomaly.kind}_step_{step}"
+    named = list(model.named_parameters())
+    gradients = [name for name, p in named if p.grad is not None and not _finite(p.grad)]
+    alone = not learner.strategy.lockstep
+    origin = find_origin(model, lambda: learner.run_again(batch, anomaly.seed)) if alone else ""
+    finder = int(world.min(world.rank if origin else world.size)) % world.size
+    if world.is_main:
+        _make_room(place, model if alone else None, experiment)
+    world.barrier()
+    if world.rank == finder:
+        report = {
+            "step": step,
+            "kind": anomaly.kind,
+            "what": anomaly.what,
+            "origin": origin,
+            "parameters_not_finite": [name for name, p in named if not _finite(p.detach())],
+            "gradients_not_finite": gradients,
+            **about,
+            "rank": world.rank,
+            "seed": anomaly.seed,
+            "micro_batch": learner.micro_batch.rows,
+            "precision": learner.precision.name,
+            "dropout": learner.dropout,
+            "count": batch.count,
+            "bytes": batch.bytes,
+            "row_bytes": batch.row_bytes,
+            "rows": [model.need_tokenizer().decode(row.tolist()) for row in batch.inputs],
+        }
+        with storage_errors(place):
+            save_file(_tensors_of(batch), place / BATCH)
+            (place / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    world.barrier()
+    return place, str(json.loads((place / REPORT).read_text(encoding="utf-8"))["origin"])
 
 
-def _finite(tensor: torch.Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
+def read_case(folder: Path) -> Case:
+    """The inverse of `write_case`.
+
+    Raises:
+        CheckpointError: the folder holds none, or not all of it.
+    """
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        tensors = load_file(folder / BATCH)
+        counted = {key: report[key] for key in ("count", "bytes", "row_bytes")}
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"holds no step that was not taken: {error}",
+            hint="give a folder such as RUN/not_finite_step_12",
+            at=folder,
+        ) from error
+    batch: Any = {name: tensors.get(name) for name in TENSORS} | counted
+    return Case(folder, report, Batch(**batch))
+
+
+def find_origin(model: LMBase, work: Callable[[], object]) -> str:
+    """Where the first number that is not finite comes up while `work` runs the model forward and
+    backward; empty if there is none.
+
+    Looked at are the weights, what each module gives, deepest first, then the gradients on the way
+    back. One module can still be at fault for the other's numbers: a gradient overflows where it
+    is computed, a weight where it was stepped.
+    """
+    for name, parameter in model.named_parameters():
+        if not _finite(parameter.detach()):
+            return f"the weights {name}"
+    with _watched(model) as found:
+        work()
+    for name, parameter in model.named_parameters():
+        if not found and parameter.grad is not None and not _finite(parameter.grad):
+            found.append(f"the gradient of {name}")
+    model.zero_grad()
+    return found[0] if found else ""
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[list[str]]:
+    """The places where numbers are not finite, in the order of time, as they come up inside."""
+    found: list[str] = []
+
+    def note(place: str, tensor: Tensor) -> None:
+        if tensor.is_floating_point() and not _finite(tensor):
+            found.append(place)
+
+    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        for tensor in output if isinstance(output, tuple | list) else [output]:
+            if isinstance(tensor, Tensor):
+                note(f"the output of {name}", tensor.detach())
+                if tensor.requires_grad:
+                    tensor.register_hook(partial(note, f"the gradient at the output of {name}"))
+
+    handles = [
+        module.register_forward_hook(partial(look, name or type(model).__name__))
+        for name, module in model.named_modules()
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _make_room(place: Path, model: LMBase | None, experiment: Mapping[str, Any]) -> None:
+    """Make the folder; the first ones get the weights, if they can be had."""
+    whole = {path.parent for path in place.parent.glob(f"*_step_*/{MANIFEST}")}
+    room = place in whole or (len(whole) < WITH_WEIGHTS and not place.exists())
+    if model is not None and room:
+        save_for_inference(model, place, experiment)
+    with storage_errors(place):
+        place.mkdir(parents=True, exist_ok=True)
+
+
+def _tensors_of(batch: Batch) -> dict[str, Tensor]:
+    found = {name: getattr(batch, name) for name in TENSORS}
+    return {name: tensor.contiguous() for name, tensor in found.items() if tensor is not None}
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(held(tensor)).all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 from lmkit.config import Evaluate
@@ -10,13 +11,18 @@ from lmkit.evals.suite import evaluate_task
 from lmkit.inference import Sampling
 from lmkit.model import LMBase
 from lmkit.prompts import Message, Prompt
+from lmkit.ranks.world import World
 from lmkit.train.precision import Precision
 from lmkit.train.stage_run import StageRun
-from lmkit.train.world import World
 
 
 def measure(
-    model: LMBase, run: StageRun, world: World, precision: Precision, rows: int
+    model: LMBase,
+    run: StageRun,
+    world: World,
+    precision: Precision,
+    rows: int,
+    meet: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Bits per byte on the held-out rows, and how the stage's tasks are done; all ranks take part.
 
@@ -24,14 +30,17 @@ def measure(
 
     Args:
         rows: of held-out text that go through the model at once.
+        meet: called where all ranks come together: before each of the measurements.
     """
     found: dict[str, float] = {}
     wishes = run.stage.evaluate
     batches = run.validation_batches(world, rows)
     with precision.autocast():
         if wishes.bits_per_byte and batches is not None:
+            meet()
             found = asdict(bits_per_byte(model, batches, world.sum))
         for task in run.tasks:
+            meet()
             result = evaluate_task(
                 model,
                 task,

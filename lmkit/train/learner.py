@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from lmkit.errors import ConfigError, NumericError
+from lmkit.errors import ConfigError
 from lmkit.model import LMBase, Loss
 from lmkit.optim import OptimizerSet
+from lmkit.ranks.world import World
 from lmkit.text import Batch
-from lmkit.train.accumulate import LossModule, accumulate
+from lmkit.train.accumulate import accumulate
+from lmkit.train.anomaly import Anomaly, Detector
+from lmkit.train.average import WeightAverage
 from lmkit.train.compiling import compile_errors
 from lmkit.train.memory import MicroBatch
+from lmkit.train.ordered import accumulate_ordered
 from lmkit.train.precision import Precision
-from lmkit.train.world import World
+from lmkit.train.strategy import Strategy
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +33,15 @@ class Step:
     Attributes:
         loss: the global batch's sum and count.
         grad_norm: of all trained parameters, before clipping.
-        skipped: fp16 overflowed: the loss scale was halved and nothing stepped.
+        skipped: nothing was stepped: fp16 overflowed and its loss scale was halved, or the step
+            was an anomaly that a run passed over.
+        notes: what else is logged with it.
     """
 
     loss: Loss
-    grad_norm: Tensor
+    grad_norm: Tensor | float
     skipped: bool = False
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Learner:
@@ -43,6 +51,11 @@ class Learner:
         micro_batch: the rows that go through the model at once; shrinks when memory runs out.
         compile: compile `model.loss` with torch.compile.
         dropout: train with the model's dropout on.
+        strategy: what each rank keeps; by default all of it.
+
+    Attributes:
+        average: of the weights, where the stage wants one; whoever says when updates it.
+        detector: tells which steps must not be taken: those that are not finite, or a run's own.
     """
 
     def __init__(
@@ -55,6 +68,7 @@ class Learner:
         *,
         compile: bool = False,
         dropout: bool = True,
+        strategy: Strategy | None = None,
     ) -> None:
         self.model = model
         self.optimizers = optimizers
@@ -62,24 +76,28 @@ class Learner:
         self.precision = precision
         self.micro_batch = micro_batch
         self.dropout = dropout
+        self.strategy = strategy or Strategy(world)
+        self.average: WeightAverage | None = None
+        self.detector = Detector()
         precision.prepare(model)
-        self._bare = LossModule(model)
+        self._bare = self.strategy.loss_module(model)
         if compile:
             self._bare.compile()  # in place: the names in state_dict stay as they are
-        self._wrapped = world.wrap(self._bare)
+        self._wrapped = self.strategy.wrap(self._bare)
         self._reached = False  # whether it is known that gradients reach every parameter
 
     def agree_on_micro_batch(self, batch: Batch) -> None:
         """Find, before the first step, a micro-batch that fits on every rank.
 
         For several ranks: once DDP reduces gradients, one that ran out of memory could not try
-        again alone.
+        again alone. Where the ranks need each other for the trial too, it is not tried again.
 
         Raises:
             ConfigError: one row does not fit, or DDP would wait for a gradient that never comes.
         """
-        alone = World(0, 1, self.world.device)
-        self.micro_batch.fit(lambda: self._accumulate(batch, 0, alone), self._forget)
+        alone = self.strategy.tries_alone
+        world = World(0, 1, self.world.device) if alone else self.world
+        self.micro_batch.fit(lambda: self._accumulate(batch, 0, world), self._forget, alone=alone)
         if idle := self._idle():
             raise ConfigError(
                 f"no gradient reaches {idle}, for which DDP would wait",
@@ -98,14 +116,14 @@ class Learner:
         Parameters that the first gradient does not reach are named in a warning.
 
         Raises:
-            NumericError: loss or gradient is NaN or infinite; no weight was changed, and the
-                gradients are still there to look into.
+            Anomaly: loss or gradient is NaN or infinite, or the detector calls it a spike; on no
+                rank was a weight changed, and the gradients are still there to look into.
         """
         self.model.train(self.dropout)
         loss = self.micro_batch.fit(
             lambda: self._accumulate(batch, seed, self.world),
             self._forget,
-            alone=self.world.size == 1,
+            alone=self.world.size == 1 and self.strategy.tries_alone,
         )
         if not self._reached:
             self._reached = True
@@ -113,29 +131,44 @@ class Learner:
                 logger.warning("no gradient reaches %s: not trained", idle)
         self.precision.unscale(self.optimizers)
         grad_norm = self.optimizers.grad_norm()
-        finite = bool(torch.isfinite(grad_norm) & torch.isfinite(loss.total))
-        skipped = self.precision.overflowed(finite)
-        if not finite and not skipped:
-            raise NumericError(
-                f"loss {loss.total.item() / max(loss.count, 1):.4g}, "
-                f"gradient norm {grad_norm.item():.4g}: not stepped",
-                hint="lower the learning rate, lengthen the warm-up, or set clip:",
-            )
+        anomaly = self._judge(loss, grad_norm)
+        skipped = self.precision.overflowed(anomaly is None or anomaly.kind != "not_finite")
+        if anomaly is not None and not skipped:
+            anomaly.batch, anomaly.seed = batch, seed
+            raise anomaly
         if not skipped and grad_norm > 0:  # at 0 momentum and decay would move what learns nothing
             self.optimizers.step(clip, grad_norm)
         self._forget()
         return Step(loss, grad_norm, skipped)
 
+    def run_again(self, batch: Batch, seed: int) -> Loss:
+        """This rank's rows once more, forward and backward, without the other ranks: to look into
+        a step that was not taken."""
+        self._forget()
+        return self._accumulate(batch, seed, World(self.world.rank, 1, self.world.device))
+
+    def _judge(self, loss: Loss, grad_norm: Tensor) -> Anomaly | None:
+        """The anomaly that the step is, on all ranks if it is one on any."""
+        anomaly = self.detector.judge(loss, grad_norm.item())
+        kinds = self.detector.KINDS
+        worst = kinds[int(self.world.max(kinds.index(anomaly.kind if anomaly else "")))]
+        if worst and anomaly is None:
+            anomaly = Anomaly(worst, loss, grad_norm.item(), f"{worst} on another rank")
+        return anomaly
+
     def _accumulate(self, batch: Batch, seed: int, world: World) -> Loss:
+        how: dict[str, Any] = {
+            "micro_batch": self.micro_batch.rows,
+            "world": world,
+            "precision": self.precision,
+            "seed": seed,
+        }
         with compile_errors():
-            return accumulate(
-                self._wrapped if world is self.world else self._bare,
-                batch,
-                micro_batch=self.micro_batch.rows,
-                world=world,
-                precision=self.precision,
-                seed=seed,
-            )
+            if world is not self.world:
+                return accumulate(self._bare, batch, **how)
+            if self.strategy.ordered:
+                return accumulate_ordered(self._bare, batch, **how)
+            return accumulate(self._wrapped, batch, lockstep=self.strategy.lockstep, **how)
 
     def _idle(self) -> str:
         """The trainable parameters that the last backward pass did not reach."""

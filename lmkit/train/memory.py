@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 import torch
 
 from lmkit.errors import ConfigError
+from lmkit.model.memory import is_out_of_memory
 
 T = TypeVar("T")
 
@@ -64,8 +65,3 @@ class MicroBatch:
             self.rows = (self.rows + 1) // 2
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """True for CUDA's own error and for the plain RuntimeError that the CPU's allocator raises."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

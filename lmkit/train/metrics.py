@@ -110,6 +110,7 @@ class Metrics:
             "grad_norm": grad_norm,
             **{f"rate_{name}": rate for name, rate in (rates or {}).items()},
             "tokens": tokens,
+            "data": f"{loss.checksum & 0xFFFF_FFFF:08x}",
             "seconds": round(seconds, 6),
             "waited": round(waited, 6),
         }
@@ -153,6 +154,20 @@ class Metrics:
         for index, (prompt, text) in enumerate(samples):
             self.say(f"--- {prompt}{text}\n---")
             self._events.text(step, f"{stage}/sample {index}", prompt + text)
+
+    def open_line(self) -> dict[str, Any]:
+        """The line that may still be added to; empty where nothing is written."""
+        return self._waiting[1].read() if self._waiting else {}
+
+    def reopen(self, step: int, line: Mapping[str, Value]) -> None:
+        """Take the last line back, so that what is still to be measured after its step joins it.
+
+        Args:
+            line: what `open_line` gave.
+        """
+        if self.folder is not None:
+            truncate_after(self._path, step - 1)
+            self._waiting = (step, _Late(line))
 
     def say(self, text: str) -> None:
         """Print a text without tearing the progress line."""

@@ -12,12 +12,12 @@ from lmkit.data import BatchStream, open_rows
 from lmkit.data.stream import RowSource
 from lmkit.errors import ConfigError
 from lmkit.model import LMBase
+from lmkit.ranks.world import World
 from lmkit.text import Batch
 from lmkit.train.memory import MicroBatch
 from lmkit.train.plan import StagePlan
 from lmkit.train.precision import Precision
 from lmkit.train.stage_data import StageData, prepare_stage_data
-from lmkit.train.world import World
 
 
 class Stream(Protocol):
@@ -54,6 +54,7 @@ class Scene:
     Attributes:
         position: rows of the stage that are consumed.
         seed: of the stage; random numbers follow from it and from the rows' numbers.
+        unit: rows of a step are shared out among the ranks in so many at once.
         reference: makes a copy of the model with the weights that the stage began with.
     """
 
@@ -66,6 +67,7 @@ class Scene:
     micro_batch: MicroBatch
     seed: int
     reference: Callable[[], LMBase]
+    unit: int = 1
 
 
 class Objective:
@@ -76,9 +78,11 @@ class Objective:
 
     Attributes:
         dropout: the model's dropout is on in the step.
+        by_rows: a batch is rows of the data, and row n is the same whoever reads it.
     """
 
     dropout = True
+    by_rows = True
 
     def prepare(self, experiment: Experiment, stage: Stage, model: LMBase) -> StageData:
         """Read the stage's data, before the ranks connect.
@@ -113,6 +117,7 @@ class Objective:
             last_row=scene.plan.last_row,
             rank=scene.world.rank,
             size=scene.world.size,
+            unit=scene.unit,
         )
 
     def batch_rows(self, plan: StagePlan) -> int:

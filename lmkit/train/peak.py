@@ -63,6 +63,13 @@ def find_peak(device: torch.device, precision: str) -> Peak | None:
     return None
 
 
+def full_speed(peak: Peak | None, flops_per_token: float, devices: int) -> float | None:
+    """Tokens a second at the peak of all devices; None where that is not known."""
+    if peak is None or not flops_per_token:
+        return None
+    return peak.flops * devices / flops_per_token
+
+
 def of_datasheet(name: str, precision: str) -> float | None:
     """The FLOP/s of a GPU by its driver's name, such as "NVIDIA A100-SXM4-80GB"."""
     words = set(re.findall(r"\w+", name))

@@ -18,6 +18,7 @@ from torch import nn
 from lmkit.errors import ConfigError
 from lmkit.nn.float8 import use_float8
 from lmkit.optim import OptimizerSet
+from lmkit.ranks.world import World
 
 Policy = Literal["auto", "bf16", "fp16", "fp32", "fp8"]
 DTYPES = {
@@ -92,6 +93,10 @@ class Precision:
         self.device = device
         self.scale = 65536.0 if name == "fp16" else 1.0
         self._good_steps = 0
+
+    def agreed(self, world: World) -> Precision:
+        """What suits every rank, where each has timed a product of its own."""
+        return Precision("fp32", self.device) if world.max(self.name == "fp32") else self
 
     def prepare(self, model: nn.Module) -> None:
         """Have `model` train in this precision; only fp8 needs anything done.

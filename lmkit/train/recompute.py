@@ -28,7 +28,7 @@ def recompute_blocks(model: LMBase) -> int:
     Raises:
         ModelError: there is no such list.
     """
-    blocks = list(_blocks(model))
+    blocks = list(outermost_blocks(model))
     for block in blocks:
         # bound, so that a deep copy of the model gets its own block and not this one
         block.forward = MethodType(_recomputing, block)
@@ -56,12 +56,12 @@ def _recomputing(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return checkpoint(forward, block, *args, use_reentrant=False, **kwargs)
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost blocks; what is inside one is recomputed with it."""
+def outermost_blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The blocks of a model that are in no other block; what is inside one goes with it."""
     for child in module.children():
         listed = isinstance(module, nn.ModuleList) and not isinstance(child, nn.ModuleList)
         # a layer alone would be computed twice for nothing: its input is kept anyway
         if listed and any(child.children()):
             yield child
         else:
-            yield from _blocks(child)
+            yield from outermost_blocks(child)

@@ -9,19 +9,36 @@ runs/NAME/experiment.json    the resolved experiment
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointDir
-from lmkit.checkpoints.contents import MODEL
+from lmkit.checkpoints.contents import EXPERIMENT, MODEL
+from lmkit.checkpoints.second_place import SecondPlace
 from lmkit.config import Experiment, differences
-from lmkit.errors import CheckpointError
+from lmkit.errors import CheckpointError, DistributedError
+from lmkit.ranks.world import World
 from lmkit.train.loading import RUN_CHECKPOINTS, find_checkpoint
 from lmkit.train.lock import RunLock
+from lmkit.train.metrics import FILE as METRICS
+
+logger = logging.getLogger(__name__)
 
 HORIZONS = ("steps", "tokens", "epochs")
+# what no step depends on may differ in a run that goes on
+HARMLESS = (
+    "copy_to",
+    "out",
+    "runner.collective_timeout",
+    "runner.on_anomaly*",
+    "runner.strategy",
+    "runner.time_limit",
+    "runner.watchdog",
+    "stages.*.checkpoint.*",
+)
 
 
 class RunFolder:
@@ -45,22 +62,39 @@ class RunFolder:
         """Where this run's checkpoints lie."""
         return self.path / RUN_CHECKPOINTS
 
-    def find_resume(self) -> Checkpoint | None:
-        """The newest good checkpoint, or None for a fresh start.
+    def find_resume(self, world: World) -> Checkpoint | None:
+        """The newest good checkpoint, or None for a fresh start; the same on every rank.
 
         Raises:
+            DistributedError: the ranks see different folders.
             CheckpointError: the experiment changed in more than a longer horizon, or the run has
                 checkpoints and none is good.
         """
         checkpoint = CheckpointDir(self.checkpoints).latest()
         if checkpoint is not None:
             before = Experiment.from_dict(checkpoint.experiment, folder=self.experiment.folder)
-            self._refuse(
+            changed = [
                 key
                 for key in differences(before, self.experiment)
                 if not _is_longer_horizon(key, before, self.experiment, checkpoint.state)
+            ]
+            self._refuse(key for key in changed if not _is_any_of(HARMLESS, key))
+            if changed:
+                logger.warning("%s: goes on although %s changed", self.path, ", ".join(changed))
+        step = checkpoint.step if checkpoint else -1
+        if world.min(step) != world.max(step):
+            raise DistributedError(
+                f"the ranks found different checkpoints in {self.path}",
+                hint="put `out` on a file system that all nodes see",
             )
         return checkpoint
+
+    def copies(self) -> SecondPlace | None:
+        """The second place of its checkpoints, where the experiment names one."""
+        if not self.experiment.copy_to:
+            return None
+        url = f"{self.experiment.copy_to.rstrip('/')}/{self.path.resolve().name}"
+        return SecondPlace(url, [self.path / METRICS, self.path / EXPERIMENT])
 
     def find_weights(self, name: str) -> Checkpoint:
         """What `init_from` names: a stage of this run, another run's folder, or one checkpoint.
@@ -101,7 +135,7 @@ class RunFolder:
         """Keep the resolved experiment with the run."""
         self.path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.experiment.to_dict(), indent=2)
-        (self.path / "experiment.json").write_text(text + "\n", encoding="utf-8")
+        (self.path / EXPERIMENT).write_text(text + "\n", encoding="utf-8")
 
     def refuse_other_data(self, stage: str, before: str, now: str) -> None:
         """Compare a stage's data with what the run began with, by fingerprint.
@@ -113,16 +147,16 @@ class RunFolder:
             self._refuse([f"stages.{stage}.data"])
 
     def _refuse(self, changed: Iterable[str]) -> None:
-        refused = [
-            key
-            for key in changed
-            if not any(fnmatchcase(key, pattern) for pattern in self.allow_change)
-        ]
+        refused = [key for key in changed if not _is_any_of(self.allow_change, key)]
         if refused:
             raise CheckpointError(
                 f"{self.path} was begun otherwise: {', '.join(refused)} changed",
                 hint="change it back, give the run another name:, or say --allow-change KEY",
             )
+
+
+def _is_any_of(patterns: Iterable[str], key: str) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def _is_longer_horizon(

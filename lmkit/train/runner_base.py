@@ -4,32 +4,35 @@ how each is done stands next door (Learner, StageRun, CheckpointDir, Metrics).
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointDir, checkpoint_bytes
+from lmkit.checkpoints.contents import folder_name
 from lmkit.checkpoints.saver import Saver
-from lmkit.config import Stage, blame
-from lmkit.errors import CheckpointError, ConfigError, DistributedError, NumericError, Stopped
-from lmkit.model import LMBase
-from lmkit.text import Batch
+from lmkit.config.duration import to_seconds
+from lmkit.errors import ConfigError
+from lmkit.train.anomaly import Anomalies, Anomaly, OnAnomaly, Policy
+from lmkit.train.average import WeightAverage
+from lmkit.train.beginning import copy_of_beginning, find_beginning
 from lmkit.train.by_hand import ByHand
-from lmkit.train.diagnosis import write_diagnosis
 from lmkit.train.evaluation import measure, write_samples
-from lmkit.train.guard import StopFlag, exit_code_of
+from lmkit.train.facts import facts_of
+from lmkit.train.guard import Guard, StopAsked, StopFlag
 from lmkit.train.learner import Step
+from lmkit.train.mending import pass_over
 from lmkit.train.metrics import Metrics
-from lmkit.train.objective import Scene, Stream, open_objective
-from lmkit.train.peak import Peak, find_peak
+from lmkit.train.objective import Scene, Stream
+from lmkit.train.peak import Peak, find_peak, full_speed
 from lmkit.train.precision import Precision
 from lmkit.train.profile import Profile
 from lmkit.train.progress import Progress
+from lmkit.train.rehearsal import prepare, rehearse
 from lmkit.train.run_folder import RunFolder
 from lmkit.train.stage_data import StageData
 from lmkit.train.stage_run import StageRun, freeze
@@ -40,6 +43,15 @@ class LMRunnerBase(ByHand):
 
     Two ways in: `fit()` runs the stages of an experiment; `initialize`, `train`, `validate`,
     `generate` and `save` drive a model by hand, without any YAML. Both take the settings of ByHand.
+
+    Args:
+        time_limit: how long a start may run (90 seconds, 30m, 11.5h): it then saves and ends with
+            exit code 142, in time.
+        on_anomaly: what becomes of a step whose loss or gradient is not finite: stop, skip or
+            rollback; more is said by OnAnomaly's keys.
+        watchdog: after so long without a sign of life the run ends with exit code 5 and the stacks
+            of all threads; null: it may hang.
+        settings: as of ByHand.
     """
 
     _data_fingerprint = ""  # of the stage under way; a model driven by hand has none
@@ -47,6 +59,21 @@ class LMRunnerBase(ByHand):
     _peak: Peak | None = None  # of this rank's device, where it is known
     _profile: Profile | None = None  # of the steps under way, where one is asked for
     _beginning: dict[str, str] | None = None  # of the stage under way: see RunFolder.note
+    _owed: dict[str, Any] | None = None  # an evaluation, by the line of metrics that it belongs to
+
+    def __init__(
+        self,
+        *,
+        time_limit: float | str | None = None,
+        on_anomaly: Policy | OnAnomaly = "stop",
+        watchdog: float | str | None = "30m",
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.time_limit = None if time_limit is None else to_seconds(time_limit, "time_limit")
+        self.patience = None if watchdog is None else to_seconds(watchdog, "watchdog")
+        wishes = OnAnomaly(policy=on_anomaly) if isinstance(on_anomaly, str) else on_anomaly
+        self.anomalies = Anomalies(wishes)
 
     def fit(self, allow_change: Sequence[str] = (), profile: int = 0) -> int:
         """Run the experiment's stages, from the newest checkpoint on where there is one.
@@ -59,28 +86,25 @@ class LMRunnerBase(ByHand):
             the optimizer steps done now: 0 when the run was finished before.
 
         Raises:
-            Stopped: a signal asked to; everything is saved.
-            NumericError: a loss was not finite.
+            Stopped: a signal or the time limit asked to; everything is saved.
+            Anomaly: a step could not be taken, and the policy is to stop.
             CheckpointError: the experiment changed, or no checkpoint is good.
         """
         if self.experiment is None:
             raise ConfigError("fit needs an experiment", hint="or use initialize() and train()")
-        torch.manual_seed(self.seed)
-        self.initialize(for_train=False)
-        self.folder = RunFolder(self.experiment, allow_change)
         with ExitStack() as stack:
+            stop = stack.enter_context(StopFlag(self.time_limit))
+            torch.manual_seed(self.seed)
+            self.initialize(for_train=False)
+            self.folder = RunFolder(self.experiment, allow_change)
             # before the ranks connect: no collective waits for a tokenizer
-            data = [self._prepare(stage) for stage in self.experiment.stages]
-            optimizers: dict[str, Any] = {}
-            for index, each in enumerate(data):
-                with blame(self.experiment.stages[index].at, self.experiment.stages[index].places):
-                    optimizers = self._rehearse(index, each, optimizers)
-            # from here on a signal waits for the step's end; until here there is nothing to save
-            self.stop = stack.enter_context(StopFlag())
+            data = prepare(self.experiment, self.model, self.strategy_name, self.reduction)
+            own = type(self).evaluate is not LMRunnerBase.evaluate
+            rehearse(self.experiment, data, self.model, self.folder, self.construct_optimizer, own)
+            stop.hold()  # until here there was nothing to save
             if self.world.is_main:
                 stack.enter_context(self.folder.lock())
-            self.world.connect()
-            stack.callback(self.world.disconnect)
+            stack.enter_context(self.world.connected(facts_of(self.experiment, data)))
             resume = self._begin()
             stack.enter_context(self.saver)
             begun_at = self.progress.step
@@ -89,6 +113,8 @@ class LMRunnerBase(ByHand):
                 self.saver.reserve(checkpoint_bytes(self.model))
             folder = self.folder.path if self.world.is_main else None
             self.metrics = stack.enter_context(Metrics(folder, begun_at if resume else None))
+            guard = Guard(stop, self.patience, self.folder.path, self.world)
+            self.guard = stack.enter_context(guard)
             if profile and folder is not None:
                 where = folder / "profile"
                 self._profile = Profile(where, profile, self.world.device, self.metrics.say)
@@ -102,25 +128,32 @@ class LMRunnerBase(ByHand):
     def run_stage(self, index: int, data: StageData, resume: Checkpoint | None = None) -> None:
         """Train one stage to its end; from `resume`, a checkpoint within it, where given."""
         self._measured = {}
+        owed = resume.state.get("owed") if resume else None
         run = self._open_stage(index, data, resume)
-        if run.done:
+        if run.done and owed is None:
             return
+        if resume is None and self.anomalies.wishes.policy == "rollback":
+            self._save_due(run)
         stream = run.objective.stream(run.rows, self._scene(run))
-        speed = self._full_speed(run)
+        speed = full_speed(self._peak, self.model.flops_per_token(run.plan.width), self.world.size)
         self.metrics.begin_stage(run.stage.name, run.plan.steps, run.step, speed)
         try:
+            if owed is not None:
+                self.metrics.reopen(self.progress.step, owed)
+                self._after_step(run, stream)
             while not run.done:
                 if stream.resumable:
-                    self._leave_if_asked(run)
+                    self.guard.meet()
                 self.train_step(stream, run)
                 self.saver.check()
-                if run.evaluation_due:
-                    self._measured = self.evaluate(run)
-                if run.checkpoint_due or self._is_best(run):
-                    self.save_checkpoint(run)
-            self._measured = self.evaluate(run)
+                self._after_step(run, stream)
+            self.await_checkpoint()
+            if self.learner.average is not None:
+                self.learner.average.adopt()
+        except StopAsked as asked:
             self.save_checkpoint(run)
             self.await_checkpoint()
+            raise asked.stopped(self.progress.step, self.folder.path) from None
         finally:
             stream.close()
 
@@ -128,9 +161,17 @@ class LMRunnerBase(ByHand):
         """Take a batch, set the rates, accumulate and step, record."""
         assert self.optimizers is not None
         started = time.perf_counter()
-        batch = next(stream)
+        with self.guard.during("the batch's making", self.model, may_leave=stream.resumable):
+            batch = next(stream)
+        self.guard.beat(f"step {self.progress.step + 1}")
         self.optimizers.set_rates(run.rate)
-        step = self._learn(batch, run.stage.clip)
+        try:
+            step = self._learn(batch, run.stage.clip)
+            self.anomalies.good()
+        except Anomaly as anomaly:
+            step = self._pass_over(anomaly, run)
+        if self.learner.average is not None:
+            self.learner.average.update()
         self._record(run, step, stream, time.perf_counter() - started)
         if self._profile is not None:
             self._profile.after_step(last=run.done)
@@ -144,19 +185,25 @@ class LMRunnerBase(ByHand):
         they are.
         """
         started = time.perf_counter()
-        found = measure(self.model, run, self.world, self.precision, self.micro_batch.rows)
+        rows = self.micro_batch.rows
         samples: list[tuple[str, str]] = []
-        if self.world.is_main:
-            samples = write_samples(self.model, run.stage.evaluate, self.seed)
+        average = self.learner.average
+        with average.applied() if average else nullcontext(), self.strategy.whole():
+            found = measure(self.model, run, self.world, self.precision, rows, self.guard.meet)
+            if self.world.is_main:
+                samples = write_samples(self.model, run.stage.evaluate, self.seed)
         seconds = time.perf_counter() - started
         self.metrics.evaluation(self.progress.step, run.stage.name, found, samples, seconds)
         return found
 
     def save_checkpoint(self, run: StageRun) -> None:
-        """Copy all that a resume needs, and write it while training goes on. The main rank does."""
+        """Copy all that a resume needs, from all ranks, and write it while training goes on. The
+        main rank does."""
+        self.checkpoints.rules.needed = self.anomalies.needed
+        contents = self._contents(run.stage.name, self._measured, run.checkpoint_stays)
         if self.world.is_main:
             self.metrics.flush()
-            self.saver.save(self._contents(run.stage.name, self._measured))
+            self.saver.save(contents)
 
     def await_checkpoint(self) -> None:
         """Until the last checkpoint is on the disk, for every rank to read."""
@@ -165,18 +212,30 @@ class LMRunnerBase(ByHand):
 
     # --- the parts of a run -------------------------------------------------------------------
 
-    def _learn(self, batch: Batch, clip: float | None) -> Step:
-        try:
-            return super()._learn(batch, clip)
-        except NumericError as error:
-            if self.experiment is not None:
-                error.at = f"step {self.progress.step + 1}"
-                place = write_diagnosis(self.folder.path, self.model, batch, self.progress.step + 1)
-                error.hint += f"; {place} holds the batch and where it began"
-            raise
+    def _after_step(self, run: StageRun, stream: Stream) -> None:
+        """Measure and save what is due. An evaluation that is left is owed: the run that goes on
+        begins with it."""
+        if run.evaluation_due:
+            self._owed = self.metrics.open_line()
+            with self.guard.during("an evaluation", self.model, may_leave=stream.resumable):
+                self._measured = self.evaluate(run)
+            self._owed = None
+        if run.checkpoint_due or self._is_best(run):
+            self._save_due(run)
+
+    def _save_due(self, run: StageRun) -> None:
+        self.anomalies.saved(folder_name(self.progress.step, run.stage.name))
+        self.save_checkpoint(run)
+
+    def _pass_over(self, anomaly: Anomaly, run: StageRun) -> Step:
+        number, wait = self.progress.step + 1, self.await_checkpoint
+        step = pass_over(anomaly, self.anomalies, self.learner, run, self.folder, number, wait)
+        self.metrics.say(str(anomaly))
+        return step
 
     def _record(self, run: StageRun, step: Step, stream: Stream, seconds: float) -> None:
         self._measured = {}
+        self.guard.keep_room(seconds + self.saver.seconds)
         rows = run.advance()
         self.progress.stage_step, self.progress.position = run.step, run.position
         self.progress.count(run.stage.name, rows, stream.tokens, step.loss.count, seconds)
@@ -190,29 +249,22 @@ class LMRunnerBase(ByHand):
             grad_norm=step.grad_norm,
             rates=self.optimizers.rates,
             **stream.measures,
+            **step.notes,
         )
-
-    def _full_speed(self, run: StageRun) -> float | None:
-        """Tokens a second at the peak of all devices; None where that is not known."""
-        flops = self.model.flops_per_token(run.plan.width)
-        if self._peak is None or not flops:
-            return None
-        return self._peak.flops * self.world.size / flops
 
     def _begin(self) -> Checkpoint | None:
         """Take the run up where its newest checkpoint stands, or begin it."""
         assert self.experiment is not None
         best = {stage.name: stage.checkpoint.best for stage in self.experiment.stages}
-        self.checkpoints = CheckpointDir(self.folder.checkpoints, best=best)
+        copies = self.folder.copies() if self.world.is_main else None
+        self.checkpoints = CheckpointDir(self.folder.checkpoints, best=best, copies=copies)
         self.saver = Saver(self.checkpoints, self.world.device)
         if self.world.is_main:
             self.checkpoints.prepare(checkpoint_bytes(self.model))
         self.world.barrier()
-        if self.precision_policy == "auto" and self.world.max(self.precision.name == "fp32"):
-            # every rank has timed a product of its own: all take what suits each
-            self.precision = Precision("fp32", self.world.device)
-        resume = self.folder.find_resume()
-        self._agree_on(resume)
+        if self.precision_policy == "auto":
+            self.precision = self.precision.agreed(self.world)
+        resume = self.folder.find_resume(self.world)
         if resume is not None:
             resume.check_tokenizer(self.model, same_chat=True)
             resume.load_weights(self.model)
@@ -220,61 +272,20 @@ class LMRunnerBase(ByHand):
             if self.precision_policy == "auto":  # a probe may have said otherwise then
                 self.precision = Precision(resume.state["precision"]["name"], self.world.device)
             self.precision.load_state_dict(resume.state["precision"])
+            self.anomalies.load_state_dict(resume.state.get("anomalies"))
         if self.world.is_main:
             self.folder.write_experiment()
         return resume
 
-    def _agree_on(self, resume: Checkpoint | None) -> None:
-        step = resume.step if resume else -1
-        if self.world.min(step) != self.world.max(step):
-            raise DistributedError(
-                f"the ranks found different checkpoints in {self.folder.path}",
-                hint="put `out` on a file system that all nodes see",
-            )
-
-    def _prepare(self, stage: Stage) -> StageData:
-        assert self.experiment is not None
-        with blame(stage.data.at):
-            objective = open_objective(stage, self.experiment.folder)
-            return objective.prepare(self.experiment, stage, self.model)
-
-    def _rehearse(self, index: int, data: StageData, before: Mapping[str, Any]) -> dict[str, Any]:
-        """Open a stage for a look: its errors are due before anything is written, not at night.
-
-        Args:
-            before: the optimizers of the stage before, in words; gives back those of this one.
-        """
-        assert self.experiment is not None
-        stage = self.experiment.stages[index]
-        freeze(self.model, stage)
-        run = StageRun.open(self.experiment, index, data, self.model)
-        run.read_tasks()
-        optimizers = self.construct_optimizer(self.model, run)
-        if stage.optimizer_state == "inherit":
-            try:
-                optimizers.check(before)
-            except CheckpointError as error:
-                raise ConfigError(
-                    f"stage '{stage.name}' cannot inherit the state of the optimizers before it: "
-                    f"{error.what}",
-                    hint="write optimizer_state: fresh",
-                    key="optimizer_state",
-                ) from error
-        if type(self).evaluate is LMRunnerBase.evaluate:
-            run.check_best()
-        if stage.init_from and stage.init_from not in [s.name for s in self.experiment.stages]:
-            with blame(stage.places.get("init_from", stage.at)):
-                self.folder.find_weights(stage.init_from).check_weights(self.model)
-        return optimizers.state_meta()
-
     def _open_stage(self, index: int, data: StageData, resume: Checkpoint | None) -> StageRun:
         assert self.experiment is not None
         stage = self.experiment.stages[index]
-        self.checkpoints.keep = stage.checkpoint.keep
+        self.checkpoints.rules.keep = stage.checkpoint.keep
         self._data_fingerprint = data.fingerprint
         freeze(self.model, stage)
         if resume is None:
             self.progress.enter_stage(index)
+            self.anomalies.begin_stage()
         run = StageRun.open(
             self.experiment,
             index,
@@ -284,17 +295,21 @@ class LMRunnerBase(ByHand):
             position=self.progress.position,
         )
         rows = run.objective.batch_rows(run.plan)
-        self.micro_batch.choose(run.plan.width, -(-rows // self.world.size))
+        self.micro_batch.choose(run.plan.width, self.strategy.most_rows(rows))
         if resume is None and stage.init_from:
             self.folder.find_weights(stage.init_from).load_weights(self.model)
         if resume is None:
-            self._beginning = self._find_beginning(index)
+            self._beginning = find_beginning(self.experiment, index, self.folder)
         else:
             self._beginning = resume.state.get("beginning")
             self.folder.refuse_other_data(stage.name, resume.state["data"], data.fingerprint)
             self.micro_batch.rows = min(self.micro_batch.rows, resume.state["micro_batch"])
         self._make_learner(run, resume.state.get("compiled") if resume else None)
-        if resume is not None and not run.done:
+        self.learner.detector = self.anomalies.detector
+        if stage.ema is not None:
+            self.learner.average = WeightAverage(self.model, stage.ema, run.step)
+        if resume is not None and (not run.done or resume.state.get("owed") is not None):
+            resume.load_trained(self.model)
             resume.load_optimizers(self.learner.optimizers)
         if resume is None and stage.optimizer_state == "inherit":
             before = self.folder.find_weights(self.experiment.stages[index - 1].name)
@@ -315,29 +330,9 @@ class LMRunnerBase(ByHand):
             precision=self.precision,
             micro_batch=self.micro_batch,
             seed=hash((self.seed, self.progress.stage_index)),
-            reference=lambda: self._copy_of_beginning(run.stage),
+            unit=self.micro_batch.rows if self.strategy.ordered else 1,
+            reference=lambda: copy_of_beginning(self.model, self._beginning, self.folder, run),
         )
-
-    def _find_beginning(self, index: int) -> dict[str, str] | None:
-        """Where the weights lie that a stage with an objective begins with; None: they are new."""
-        assert self.experiment is not None
-        stage = self.experiment.stages[index]
-        start = stage.init_from or (self.experiment.stages[index - 1].name if index else None)
-        if stage.objective is None or start is None:
-            return None
-        return self.folder.note(self.folder.find_weights(start))
-
-    def _copy_of_beginning(self, stage: Stage) -> LMBase:
-        """The model with the weights that the stage began with; from the disk, so that a resumed
-        run has the same ones."""
-        if self._beginning is None:
-            raise ConfigError(
-                f"stage '{stage.name}' compares with the weights it begins with, and they are new",
-                hint="train a stage before it, or give it init_from:",
-            )
-        reference = copy.deepcopy(self.model).requires_grad_(False)
-        self.folder.noted(self._beginning).load_weights(reference)
-        return reference.eval()
 
     def _is_best(self, run: StageRun) -> bool:
         """Whether what was measured just now is the best so far; the main rank looks."""
@@ -347,19 +342,8 @@ class LMRunnerBase(ByHand):
         best = self.world.is_main and self.checkpoints.is_best(run.stage.name, self._measured)
         return bool(self.world.max(best))
 
-    def _leave_if_asked(self, run: StageRun) -> None:
-        """Save and leave when a signal reached any rank: all ranks stop at the same step."""
-        asked = int(self.world.max(self.stop.signal or 0))
-        if asked:
-            self.save_checkpoint(run)
-            self.await_checkpoint()
-            raise Stopped(
-                f"stopped at step {self.progress.step}, saved in {self.folder.path}",
-                hint="the same command goes on from there",
-                exit_code=exit_code_of(asked),
-            )
-
     def _state(self) -> dict[str, Any]:
         peak = asdict(self._peak) if self._peak else None
         about = {"data": self._data_fingerprint, "beginning": self._beginning, "peak": peak}
-        return {**super()._state(), **about}
+        guards = {"anomalies": self.anomalies.state_dict(), "owed": self._owed}
+        return {**super()._state(), **about, **guards}

@@ -17,11 +17,11 @@ from lmkit.evals.task import Task
 from lmkit.model import LMBase
 from lmkit.optim.schedule import Schedule, make_schedule
 from lmkit.optim.selection import select
+from lmkit.ranks.world import World
 from lmkit.text import Batch
 from lmkit.train.objective import Objective, open_objective
 from lmkit.train.plan import StagePlan, plan_stage
 from lmkit.train.stage_data import StageData
-from lmkit.train.world import World
 
 
 class StageRun:
@@ -150,20 +150,32 @@ class StageRun:
 
     @property
     def evaluation_due(self) -> bool:
-        """True after every `evaluate.every` steps; the stage's end has its own."""
-        return _due(self.step, self.stage.evaluate.every) and not self.done
+        """True after every `evaluate.every` steps, and at the stage's end."""
+        return _due(self.step, self.stage.evaluate.every) or self.done
 
     @property
     def checkpoint_due(self) -> bool:
-        """True after every `checkpoint.every` steps; the stage's end has its own."""
-        return _due(self.step, self.stage.checkpoint.every) and not self.done
+        """True after every `checkpoint.every` steps, where one is to stay, and at the stage's
+        end."""
+        due = _due(self.step, self.stage.checkpoint.every) or self.checkpoint_stays
+        return due or self.done
+
+    @property
+    def checkpoint_stays(self) -> bool:
+        """True after every `checkpoint.keep_every` steps."""
+        return _due(self.step, self.stage.checkpoint.keep_every)
+
+    @property
+    def next_rows(self) -> tuple[int, int]:
+        """The first row of the stage that the next step takes, and the one after its last."""
+        return self.position, min(self.position + self.plan.rows_per_batch, self.plan.last_row)
 
     def advance(self) -> int:
         """Count one step; gives the rows that it consumed."""
-        rows = min(self.plan.rows_per_batch, self.plan.last_row - self.position)
+        first, end = self.next_rows
         self.step += 1
-        self.position += rows
-        return rows
+        self.position = end
+        return end - first
 
     def validation_batches(self, world: World, micro_batch: int) -> Iterator[Batch] | None:
         """This rank's share of the held-out rows, the same ones at every evaluation.

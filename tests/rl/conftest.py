@@ -13,12 +13,12 @@ from lmkit.data.holdout import Split
 from lmkit.evals.task import Problem, Task
 from lmkit.model import LMBase
 from lmkit.prompts import Completion, Message
+from lmkit.ranks.world import World
 from lmkit.text import Byte
 from lmkit.train.memory import MicroBatch
 from lmkit.train.objective import Scene
 from lmkit.train.plan import StagePlan
 from lmkit.train.precision import Precision
-from lmkit.train.world import World
 from lmkit_models.gpt import GPT
 
 

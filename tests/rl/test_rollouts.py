@@ -15,6 +15,7 @@ from lmkit.data.holdout import Split
 from lmkit.evals.task import Problem, Task
 from lmkit.model import LMBase
 from lmkit.prompts import Completion, Message
+from lmkit.ranks.world import World
 from lmkit.rl.problems import ProblemRows
 from lmkit.rl.rewards import Rewards
 from lmkit.rl.rollouts import Rollouts, draw_seed, sample_of
@@ -22,7 +23,6 @@ from lmkit.rl.rules import Rules
 from lmkit.text import Batch
 from lmkit.train.accumulate import LossModule, accumulate
 from lmkit.train.objective import Scene
-from lmkit.train.world import World
 
 MakeScene = Callable[..., Scene]
 

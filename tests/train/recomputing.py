@@ -13,11 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lmkit.ranks.world import World
 from lmkit.text import Batch
 from lmkit.train.accumulate import LossModule, accumulate
 from lmkit.train.precision import Precision
 from lmkit.train.recompute import recompute_blocks
-from lmkit.train.world import World
+from lmkit.train.strategy import Strategy
 from lmkit_models.gpt2 import GPT2
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def gradients(rank: int, recompute: bool) -> list[Tensor]:
     batch = Batch(ids, ids, torch.ones(3, 8), None, count=24, bytes=0)
     world = World(rank, 2, CPU)
     accumulate(
-        world.wrap(LossModule(model)),
+        Strategy(world).wrap(LossModule(model)),
         batch,
         micro_batch=2,  # the first one is not reduced
         world=world,

@@ -17,6 +17,7 @@ from torch import Tensor
 from lmkit.errors import ConfigError, NumericError
 from lmkit.model import LMBase
 from lmkit.optim import OptimizerSet
+from lmkit.ranks.world import World
 from lmkit.text import Batch
 from lmkit.text.tokenizer import Byte
 from lmkit.train.accumulate import LossModule, accumulate, micro_batches
@@ -24,7 +25,6 @@ from lmkit.train.learner import Learner
 from lmkit.train.memory import MicroBatch
 from lmkit.train.precision import Precision
 from lmkit.train.stage_run import named_groups
-from lmkit.train.world import World
 
 CPU = torch.device("cpu")
 

@@ -288,13 +288,16 @@ def test_nothing_that_a_stranger_names_is_called(tmp_path: Path, path: str, plac
 
 def test_a_stranger_cannot_vouch_for_the_standard_library(tmp_path: Path) -> None:
     folder = save_for_inference(make_model(), tmp_path / "m", {})
+    rewrite(folder, "experiment.json", {"model": {"class": "subprocess.Popen", "args": "true"}})
+    with pytest.raises(CheckpointError, match=r"it would call subprocess\.Popen"):
+        load_model(folder)
     (folder / "code").mkdir()
     (folder / "code" / "subprocess.py").write_text("")
     real = Path(subprocess.__file__)
     source = {"module": "subprocess", "root": str(real.parent), "file": real.name, "sha256": "0"}
     (folder / "code" / "sources.json").write_text(json.dumps({"sources": [source]}))
-    rewrite(folder, "experiment.json", {"model": {"class": "subprocess.Popen", "args": "true"}})
-    with pytest.raises(CheckpointError, match=r"it would call subprocess\.Popen"):
+    rewrite(folder, "experiment.json", {})
+    with pytest.raises(CheckpointError, match=r"code/sources\.json is damaged"):
         load_model(folder)
 
 

@@ -21,7 +21,7 @@ from lmkit.train.metrics_file import read_metrics, truncate_after
 
 
 def loss(total: float, count: int = 2, n_bytes: int = 4) -> Loss:
-    return Loss(torch.tensor(total), count, n_bytes)
+    return Loss(torch.tensor(total), count, n_bytes, checksum=42)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -46,7 +46,8 @@ def test_a_step_is_a_line_with_what_was_measured(tmp_path: Path) -> None:
         {
             "step": 1, "stage": "pretrain", "loss": 1.5,
             "bits_per_byte": pytest.approx(3 / math.log(2) / 4), "grad_norm": 2.0,
-            "rate_Muon": 0.02, "tokens": 8, "seconds": 0.5, "waited": 0.1, "skipped": False,
+            "rate_Muon": 0.02, "tokens": 8, "data": "0000002a", "seconds": 0.5, "waited": 0.1,
+            "skipped": False,
         }
     ]  # fmt: skip
 

@@ -8,12 +8,12 @@ import torch
 from lmkit.errors import ConfigError
 from lmkit.nn.float8 import Float8Linear
 from lmkit.optim import OptimizerSet
+from lmkit.ranks.world import World
 from lmkit.text.tokenizer import Byte
 from lmkit.train.learner import Learner
 from lmkit.train.memory import MicroBatch
 from lmkit.train.precision import Precision, choose
 from lmkit.train.stage_run import named_groups
-from lmkit.train.world import World
 from lmkit_models.gpt import GPT
 from lmkit_models.recurrent import GRULM
 

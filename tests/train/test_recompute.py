@@ -17,11 +17,11 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from lmkit.errors import ModelError
 from lmkit.model import LMBase
+from lmkit.ranks.world import World
 from lmkit.text import Batch
 from lmkit.train.accumulate import LossModule, accumulate
 from lmkit.train.precision import Precision
 from lmkit.train.recompute import recompute_blocks, recompute_compiled
-from lmkit.train.world import World
 from lmkit_models.gpt import GPT
 from lmkit_models.gpt2 import GPT2
 from lmkit_models.mlp import MLP
