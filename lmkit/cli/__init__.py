@@ -6,13 +6,18 @@ import argparse
 import importlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
-from types import ModuleType
-from typing import NoReturn
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, NoReturn
 
 from lmkit import __version__
 from lmkit.errors import ConfigError, LMKitError, PluginError, did_you_mean
+
+if TYPE_CHECKING:
+    from logging import LogRecord
 
 # name -> what `lmkit --help` says; each is a module here with `add_arguments` and `run`, of the
 # same name but for MODULES
@@ -27,9 +32,15 @@ COMMANDS = {
     "data": "look at the rows of a stage, with what is trained painted",
     "report": "tell a run as one HTML page: curves, results by stage, samples, cost",
     "tokenizer": "learn a vocabulary, look at its pieces, compare several",
+    "checkpoint": "list a run's checkpoints, verify, prune, compare two of them",
+    "verify-resume": "prove on an experiment that a killed run ends as an undisturbed one",
+    "replay": "run a step again that training refused, and find where its numbers go wrong",
     "bench": "measure the speed of lmkit on this machine, and of its peers beside it",
 }
-MODULES = {"list": "listing"}  # a module `list` would hide the builtin in this one
+MODULES = {
+    "list": "listing",  # a module `list` would hide the builtin in this one
+    "verify-resume": "verify_resume",
+}
 BROKEN_PIPE = 128 + 13  # what a shell reports of a program that SIGPIPE ended
 
 
@@ -39,15 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     An error is one line on stderr. A traceback stands above it only where a user's own module
     fails, and alone where lmkit has a bug.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun started it
+        from lmkit.ranks.parent import die_with_launcher
+
+        die_with_launcher()
+        # of a lost connection torch would show C++'s stack; which rank is lost is told in `_tell`
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()  # here, where a reader that is gone can still be caught
         return code
-    except LMKitError as error:
-        if isinstance(error, PluginError) and error.traceback:
-            print(error.traceback.rstrip(), file=sys.stderr)
-        print("error:", " ".join(line.strip() for line in str(error).splitlines()), file=sys.stderr)
-        return error.exit_code
     except BrokenPipeError:
         # nobody reads any more, as in `lmkit generate ... | head`; nor shall the flush at exit fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,6 +67,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        return _tell(error)
+
+
+def _tell(error: Exception) -> int:
+    """Print an error's line, of several ranks that of the first to fail; the exit code."""
+    line: str | None = " ".join(line.strip() for line in str(error).splitlines())
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size > 1:
+        # torchrun's, which comes as soon as one rank has ended
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        from lmkit.ranks.launch import fell
+
+        end = fell(error, int(os.environ.get("RANK", "0")), size)
+        error, line = end.error, end.line
+    if not isinstance(error, LMKitError):
+        raise error
+    if line is not None:
+        if isinstance(error, PluginError) and error.traceback:
+            print(_redacted(error.traceback.rstrip()), file=sys.stderr)
+        print("error:", _redacted(line), file=sys.stderr)
+    return error.exit_code
 
 
 def _run(words: list[str]) -> int:
@@ -76,8 +110,38 @@ def _run(words: list[str]) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.addLevelName(logging.WARNING, "warning")
-    add_search_folder(os.getcwd())  # a console script does not have it on its path
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_redact_record)
+    sys.excepthook = _show_bug
+    here = Path.cwd()
+    if not any(_is_checkpoint(folder) for folder in (here, *here.parents)):
+        # a console script does not have it on its path; a checkpoint may be a stranger's
+        add_search_folder(here)
     return _module(arguments.command).run(arguments)
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return all((folder / name).exists() for name in ("manifest.json", "model.safetensors"))
+
+
+def _redacted(text: str) -> str:
+    from lmkit.config.secrets import redact  # with it comes YAML's parser, which --help needs not
+
+    return redact(text)
+
+
+def _redact_record(record: LogRecord) -> bool:
+    """A filter that hides secrets in what is logged, and lets it pass."""
+    record.msg, record.args = _redacted(record.getMessage()), ()
+    return True
+
+
+def _show_bug(kind: type[BaseException], error: BaseException, stack: TracebackType | None) -> None:
+    """The traceback of what is no LMKitError, without secrets."""
+    import traceback
+
+    told = "".join(traceback.format_exception(kind, error, stack))
+    print(_redacted(told), end="", file=sys.stderr)
 
 
 def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace | None:

@@ -53,9 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answer turn by turn, until there are no more."""
     with importing():
+        from lmkit.ranks.world import pick_device
         from lmkit.serve.conversation import Conversation
         from lmkit.train.loading import load_model
-        from lmkit.train.world import pick_device
 
     seed = int.from_bytes(os.urandom(4), "little") if arguments.seed is None else arguments.seed
     sampling = sampling_of(arguments, seed)

@@ -10,6 +10,7 @@ import sys
 from dataclasses import asdict
 
 from lmkit.cli.train import add_experiment, load
+from lmkit.config.secrets import redact
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +32,10 @@ def run(arguments: argparse.Namespace) -> int:
     found = preview(experiment, run=arguments.run)
     if arguments.json:
         seconds = {stage.name: found.seconds(stage) for stage in found.stages}
-        print(json.dumps({**asdict(found), "seconds": seconds}, indent=2, allow_nan=False))
+        print(json.dumps(redact({**asdict(found), "seconds": seconds}), indent=2, allow_nan=False))
         return 0
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    print(report(found, colour=colour))
     words = [arguments.experiment, *arguments.overrides, *arguments.set]
-    print(f"\nNothing is wrong with it: lmkit train {shlex.join(words)}")
+    print(redact(report(found, colour=colour)))
+    print(redact(f"\nNothing is wrong with it: lmkit train {shlex.join(words)}"))
     return 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lmkit.evals import Task
     from lmkit.evals.core import CoreResult
     from lmkit.model import LMBase
-    from lmkit.train.world import World
+    from lmkit.ranks.world import World
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,13 +77,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("there is nothing to measure", hint=hint, at="lmkit eval")
 
     with importing():
+        from lmkit.checkpoints.contents import MODEL
         from lmkit.cli.eval_report import Measured
         from lmkit.cli.eval_text import batches_of
         from lmkit.evals import bits_per_byte
         from lmkit.evals.core_bundle import fetched_bundle
+        from lmkit.ranks.world import World
         from lmkit.train.loading import computes_in, find_checkpoint, load_model
         from lmkit.train.precision import Precision
-        from lmkit.train.world import World
 
     tasks = open_tasks(arguments.tasks)
     for task in tasks:  # before the ranks connect: no collective waits for a download
@@ -101,8 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     found = Measured(*about, "int8" if asked == "int8" else precision, arguments.split)
     text = _text(checkpoint, model, arguments)
     with ExitStack() as stack:
-        world.connect()
-        stack.callback(world.disconnect)
+        weights = checkpoint.manifest.files[MODEL].sha256
+        stack.enter_context(world.connected({"the checkpoint": weights}))
         stack.enter_context(Precision(precision, world.device).autocast())
         found.asked = [_ask(model, task, arguments, world) for task in tasks]
         if core is not None:

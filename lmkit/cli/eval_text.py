@@ -12,8 +12,8 @@ from lmkit.data import BatchStream, TextFiles, open_rows, prepare
 from lmkit.data.stream import RowSource
 from lmkit.errors import CheckpointError, DataError
 from lmkit.model import LMBase
+from lmkit.ranks.world import World
 from lmkit.text import Batch
-from lmkit.train.world import World
 
 
 def rows_of_file(path: str, model: LMBase) -> tuple[RowSource, int]:

@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Write each completion after its prompt; a single one as it comes."""
     with importing():
         from lmkit.inference.decode import check_options
+        from lmkit.ranks.world import pick_device
         from lmkit.train.loading import load_model
-        from lmkit.train.world import pick_device
 
     sampling = sampling_of(arguments, arguments.seed)
     if arguments.samples < 1:

@@ -19,12 +19,12 @@ from lmkit.lab.estimate import EFFICIENCY, matmul_rate
 from lmkit.lab.stage_preview import StageLook, StagePreview
 from lmkit.lab.stand_in import with_tokenizer
 from lmkit.model import LMBase
+from lmkit.ranks.world import World, pick_device
 from lmkit.text import Batch
 from lmkit.train.accumulate import LossModule, accumulate
 from lmkit.train.precision import Precision, choose
 from lmkit.train.recompute import recompute_blocks
 from lmkit.train.runner import LMRunnerBase, build_runner
-from lmkit.train.world import World, pick_device
 
 
 @dataclass(frozen=True)

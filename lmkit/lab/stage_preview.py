@@ -17,6 +17,7 @@ from lmkit.lab.peek import peek
 from lmkit.model import LMBase
 from lmkit.optim import OptimizerSet
 from lmkit.prompts import Prompt
+from lmkit.ranks.world import World
 from lmkit.text import Batch, Tokenizer
 from lmkit.train.loading import find_checkpoint
 from lmkit.train.memory import MicroBatch
@@ -25,7 +26,6 @@ from lmkit.train.precision import Precision
 from lmkit.train.runner import LMRunnerBase
 from lmkit.train.stage_data import StageData, report_notes
 from lmkit.train.stage_run import StageRun, freeze
-from lmkit.train.world import World
 
 RATE_POINTS = 60  # places at which the schedule is looked at
 SHOWN_ROWS = 3

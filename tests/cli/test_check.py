@@ -45,7 +45,8 @@ def test_what_it_tells(project: Any) -> None:
         f"Nothing is wrong with it: lmkit train {project.yaml}",
     ):
         assert part in done.out, part
-    assert max(map(len, done.out.splitlines())) <= 110
+    told = done.out.replace(str(project.yaml.parent), "project")  # as long as it may be
+    assert max(map(len, told.splitlines())) <= 110
     assert "are trained" not in done.out, "all of them"
     assert not project.run.exists()
 

@@ -94,7 +94,9 @@ def test_without_its_source_a_checkpoint_asks_for_trust(
         assert refused.out == ""
         words = ["-p", "ab", "-p", "bc", "-n", "4", "-t", "0", "--trust-code"]
         done = process("generate", "copy", *words, cwd=tmp_path)
-        assert (done.code, done.err) == (0, "")
+        assert done.code == 0, done.err
+        assert done.err.startswith("warning: copy: trusted, and run: copy/code/helper.py (sha256 ")
+        assert done.err.count("(sha256 ") == 2
         assert done.out == "abcdab\n\nbcdabc\n\n"
     finally:
         away.rename(trained / "project")
