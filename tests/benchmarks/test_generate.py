@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.generate import Task
+from benchmarks.generate import WEIGHTS, Task
 from benchmarks.shapes import SHAPES
 from benchmarks.writers import Lmkit, Numbers, Queue, make_model
 
@@ -27,7 +27,7 @@ def test_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(file.read_text())["rows"]
     assert all(row["tokens/s"] > 0 for row in rows)
     speed = {(row["setting"], row["contestant"]) for row in rows if "contestant" in row}
-    precisions = ("lmkit bf16", "lmkit int8", "lmkit fp32", "lmkit gpt2 bf16")
+    precisions = (*(f"lmkit {each}" for each in WEIGHTS), "lmkit gpt2 bf16", "lmkit gpt2 int8")
     assert speed == {(f"tiny, batch {batch}", name) for batch in (1, 3) for name in precisions}
     assert {row["setting"]: row["way"] for row in rows if "way" in row} == {
         "tiny, lengths": "different",

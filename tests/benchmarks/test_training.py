@@ -82,15 +82,11 @@ def test_closing_in_the_midst(text: str) -> None:
 def test_the_share_of_a_step(text: str) -> None:
     table = experiment(TINY, gpt(TINY), steps=100, text=text)
     with closing(Share("benchmarks.training.Training", {"table": table})) as share:
-        weights = [parameter.clone() for parameter in share._plain._model.parameters()]
         measure = share.round(0.0)
-        assert measure.amount == 2 * TINY.batch_tokens  # one pair in each order
-        assert measure.more["framework"] < 1
+        assert measure.amount == 2 * TINY.batch_tokens
         assert 0 < measure.more["optimizers"] < 1
-        # the plain loop trains, a model of its own
-        pairs = list(zip(share._plain._model.parameters(), weights, strict=True))
-        assert any(not torch.equal(now, before) for now, before in pairs)
-        assert share._training.do(lambda runner, _: runner.model) is not share._plain._model
+        assert 0 < measure.more["framework"] < 1 - measure.more["optimizers"]
+        assert all(seconds > 0 for seconds in share._spent.values())  # each part was timed
 
 
 @pytest.mark.parametrize(
