@@ -165,9 +165,10 @@ class _Parts:
             self._pairs(f"repeating text, batch {batch}", ways)
 
     def _lmkit(self, task: Task) -> list[Contestant]:
-        """Its own architecture in each precision, GPT-2's in bf16; eager and compiled."""
+        """Its own architecture in each precision, GPT-2's in two; eager and compiled."""
         kinds = {f"lmkit {weights}": {"weights": weights} for weights in WEIGHTS}
-        kinds["lmkit gpt2 bf16"] = {"weights": "bf16", "architecture": "gpt2"}
+        for weights in ("bf16", "int8"):
+            kinds[f"lmkit gpt2 {weights}"] = {"weights": weights, "architecture": "gpt2"}
         return [
             Contestant(
                 name + " compiled" * compiled, LMKIT, {"task": task, **kind, "compile": compiled}

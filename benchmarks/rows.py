@@ -57,10 +57,10 @@ def lay_out(table: Mapping[str, Any], steps: int) -> Rows:
     import torch
 
     from lmkit.config import Experiment, build
+    from lmkit.ranks.world import World
     from lmkit.train.loading import build_model
     from lmkit.train.objective import open_objective
     from lmkit.train.stage_run import StageRun
-    from lmkit.train.world import World
 
     experiment = Experiment.from_dict(json.loads(json.dumps(table)), folder=Path.cwd())
     model = build_model(experiment.model, build(experiment.tokenizer, folder=experiment.folder))

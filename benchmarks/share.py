@@ -1,29 +1,29 @@
 """share: what lmkit adds to a step, and what its optimizers take of it.
 
-A step of the runner (data, checks and metrics included) against one of a plain PyTorch loop: a copy
-of the same model, the same optimizers, precision and micro-batches, its batch ready in memory,
-nothing checked and nothing recorded. They take turns in one process.
+Of a step of the runner, data, checks and metrics included, those parts are timed that any loop has:
+the model forward and backward, and the optimizers' steps. What is left is the framework's, and so
+is the making of the batch, though it is made in a thread beside the step before.
 """
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.contest import Measure, load
 from benchmarks.machine import synchronize
 from benchmarks.training import PausingRunner, Training
-from lmkit.train.accumulate import micro_batches
+from lmkit.train import accumulate
 from lmkit.train.stage_run import StageRun
 
-WARM_UP = 2  # pairs of steps
+WARM_UP = 3  # steps
+PARTS = ("model", "optimizers", "batch")
 
 
 class Share:
-    """An Entry: pairs of steps, lmkit's and the plain loop's; its rate is lmkit's.
+    """An Entry: lmkit's steps; `more` has the medians of the shares, as fractions of 1.
 
     Args:
         trainer: lmkit's,
@@ -32,66 +32,59 @@ class Share:
 
     def __init__(self, trainer: str, arguments: Mapping[str, Any]) -> None:
         self._training: Training = load(trainer)(**arguments)
-        self._plain = self._training.do(_Plain)
+        self._spent = dict.fromkeys(PARTS, 0.0)
+        self._training.step()
+        self._device, self._tokens = self._training.do(self._watch)
         for _ in range(WARM_UP):
-            self._pair(0)
+            self._step()
 
     def round(self, seconds: float) -> Measure:
-        """Pairs; `more` has the medians of the shares of a step, as fractions of 1."""
-        pairs: list[tuple[float, float, float]] = []
+        """Steps for so long, two at least."""
+        steps: list[tuple[float, float, float]] = []
         started = time.perf_counter()
-        while time.perf_counter() - started < seconds or len(pairs) < 2:
-            pairs.append(self._pair(len(pairs)))
+        while time.perf_counter() - started < seconds or len(steps) < 2:
+            steps.append(self._step())
         more = {
-            "framework": statistics.median(1 - plain / ours for ours, plain, _ in pairs),
-            "optimizers": statistics.median(step / plain for _, plain, step in pairs),
+            "framework": statistics.median(framework / whole for whole, framework, _ in steps),
+            "optimizers": statistics.median(optimizers / whole for whole, _, optimizers in steps),
         }
-        return Measure(self._plain.tokens * len(pairs), sum(ours for ours, _, _ in pairs), more)
+        return Measure(self._tokens * len(steps), sum(whole for whole, _, _ in steps), more)
 
     def close(self) -> None:
         """End the training."""
         self._training.close()
 
-    def _pair(self, number: int) -> tuple[float, float, float]:
-        """Seconds of lmkit's step, of the plain one, and of the optimizers in that."""
-        plain = optimizer = 0.0
-        if number % 2:
-            plain, optimizer = self._training.do(self._plain.step)
+    def _step(self) -> tuple[float, float, float]:
+        """Seconds of a step, of the framework in it, and of the optimizers."""
+        self._spent.update(dict.fromkeys(PARTS, 0.0))
         started = time.perf_counter()
         self._training.step()
-        synchronize(self._plain.device)
-        ours = time.perf_counter() - started
-        if not number % 2:
-            plain, optimizer = self._training.do(self._plain.step)
-        return ours, plain, optimizer
+        synchronize(self._device)
+        whole = time.perf_counter() - started
+        model, optimizers, batch = (self._spent[part] for part in PARTS)
+        return whole, whole - model - optimizers + batch, optimizers
 
+    def _watch(self, runner: PausingRunner, run: StageRun) -> tuple[str, int]:
+        """Time the parts from now on; done in the thread that the runner is in."""
+        device = runner.world.device.type
+        assert runner.optimizers is not None
 
-class _Plain:
-    """The loop that one would write by hand; made and run in the thread that the runner is in."""
+        def timed(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
+            waits = "cpu" if part == "batch" else device  # another thread makes it, on the CPU
 
-    def __init__(self, runner: PausingRunner, run: StageRun) -> None:
-        self.device = runner.world.device.type
-        batch = run.rows.batch(0, run.plan.rows_per_batch)
-        chunks = micro_batches(batch, runner.micro_batch.rows)
-        self._chunks = [chunk.to(runner.world.device) for chunk in chunks]
-        self._count = batch.count
-        self.tokens = batch.inputs.numel()
-        self._model = copy.deepcopy(runner.model)
-        members = runner.construct_optimizer(self._model, run).members
-        self._optimizers = [member.optimizer for member in members]
+            def do(*arguments: Any, **keywords: Any) -> Any:
+                synchronize(waits)
+                started = time.perf_counter()
+                found = work(*arguments, **keywords)
+                synchronize(waits)
+                self._spent[part] += time.perf_counter() - started
+                return found
 
-    def step(self, runner: PausingRunner, run: StageRun) -> tuple[float, float]:
-        """One step: its seconds, and those of the optimizers in it."""
-        started = time.perf_counter()
-        for chunk in self._chunks:
-            with runner.precision.autocast():
-                loss = self._model.loss(chunk)
-            (loss.total / self._count).backward()
-        synchronize(self.device)
-        middle = time.perf_counter()
-        for optimizer in self._optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        synchronize(self.device)
-        ended = time.perf_counter()
-        return ended - started, ended - middle
+            return do
+
+        accumulate.backward = timed("model", accumulate.backward)
+        for member in runner.optimizers.members:
+            step = timed("optimizers", member.optimizer.step)
+            member.optimizer.step = step  # type: ignore[method-assign]
+        run.rows.batch = timed("batch", run.rows.batch)  # type: ignore[method-assign]
+        return device, run.plan.batch_tokens
