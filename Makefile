@@ -1,6 +1,7 @@
 # make quickstart    train a small model on real text and print a sample
 # make pipeline      the whole life of a small model: vocabulary, text, chat, reward, report
 # make test          the tests
+# make nightly       the tests of faults, with the counts that take hours
 # make check         lint, types, tests: what .ci/run calls
 # make bench         what this machine reaches: ARGS="--nanogpt DIR --nanochat DIR --json FOLDER"
 # PYTHON=python3.12 make test    chooses the interpreter of a new .venv
@@ -12,7 +13,7 @@ CORE := $(VENV)/.installed-core
 BPE := $(VENV)/.installed-bpe
 DEV := $(VENV)/.installed-dev
 
-.PHONY: quickstart pipeline test lint types check bench clean
+.PHONY: quickstart pipeline test nightly lint types check bench clean
 
 quickstart: $(CORE)
 	$(BIN)/lmkit train experiments/quickstart.yaml
@@ -23,8 +24,12 @@ pipeline: $(BPE)
 	$(BIN)/lmkit report runs/pipeline_tiny
 	$(BIN)/lmkit chat runs/pipeline_tiny -p "What is 123 * 45?"
 
+# a file's tests stay together, so that they share what was made for them
 test: $(DEV)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+nightly: $(DEV)
+	LMKIT_NIGHTLY=1 $(BIN)/python -m pytest -rP --timeout=7200 tests/faults
 
 lint: $(DEV)
 	$(BIN)/ruff check .
