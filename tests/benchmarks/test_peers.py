@@ -79,6 +79,7 @@ def peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "nanochat" / "gpt.py").write_text(NANOCHAT)
     monkeypatch.setattr(torch, "compile", lambda model, **settings: model)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "model", raising=False)  # another test's may have its name
     before = set(sys.modules)
     yield tmp_path
     for name in {"model", "nanochat", "nanochat.gpt"} & (set(sys.modules) - before):

@@ -237,6 +237,10 @@ class Terminal:
         self.seen = b""
 
     def type(self, keys: str) -> None:
+        if keys.endswith("\x03"):
+            # CPython's readline waits for the next key if a signal comes between its prompt and its
+            # wait; no person is as fast
+            time.sleep(0.2)
         os.write(self.screen, keys.encode())
 
     def until(self, *wanted: str, seconds: float = 200) -> str:
