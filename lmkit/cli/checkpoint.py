@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmkit.cli.actions import add_actions
 from lmkit.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -20,12 +21,7 @@ SHOWN = 30  # differences a file
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the four actions and what they take."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for name, (add, work, summary) in ACTIONS.items():
-        described = summary[0].upper() + summary[1:] + "."
-        action = actions.add_parser(name, help=summary, description=described, allow_abbrev=False)
-        add(action)
-        action.set_defaults(parser=action, work=work)
+    add_actions(parser, ACTIONS)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmkit.cli.actions import add_actions
 from lmkit.cli.paint import add_color, columns, painted, visible, wants_colour
 from lmkit.errors import ConfigError, DataError, TokenizerError
 
@@ -30,12 +31,7 @@ NAMED = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the three actions and what they take."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for name, (add, work, summary) in ACTIONS.items():
-        described = summary[0].upper() + summary[1:] + "."
-        action = actions.add_parser(name, help=summary, description=described, allow_abbrev=False)
-        add(action)
-        action.set_defaults(parser=action, work=work)
+    add_actions(parser, ACTIONS)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -102,11 +102,10 @@ def write_project(folder: Path) -> None:
     (folder / "tiny.yaml").write_text(YAML.format(out=folder / "run"))
 
 
-@pytest.fixture
-def lmkit(
+def command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., Outcome]:
-    """Run a command in this process, from an empty folder; a process of its own costs seconds."""
+    """Runs a command in this process, from an empty folder; a process of its own costs seconds."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -118,6 +117,14 @@ def lmkit(
         return Outcome(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def lmkit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Outcome]:
+    """The command line, as a function."""
+    return command_line(capsys, monkeypatch, tmp_path)
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from lmkit.cli import main
-from tests.cli.conftest import Outcome, Project, write_project
+from tests.cli.conftest import Project, command_line, write_project
 
 
 def count(ordinary: int, nightly: int) -> int:
@@ -26,12 +25,19 @@ def count(ordinary: int, nightly: int) -> int:
     return nightly if os.environ.get("LMKIT_NIGHTLY") else ordinary
 
 
-@pytest.fixture
-def memory() -> Iterator[Path]:
+@contextmanager
+def _in_memory() -> Iterator[Path]:
     """A folder in memory where there is such a place: a real disk takes 3 ms a sync, of 3,000."""
     shared_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=shared_memory) as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory, for one test."""
+    with _in_memory() as folder:
+        yield folder
 
 
 Ask = Callable[[str, int], dict[str, Any]]
@@ -64,12 +70,10 @@ def _program(name: str, factory: pytest.TempPathFactory, folder: Path) -> Iterat
 
 
 @pytest.fixture(scope="package")
-def package_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """As `memory`, for all tests of this folder."""
-    shared_memory = Path("/dev/shm")
-    home = shared_memory if os.access(shared_memory, os.W_OK) else tmp_path_factory.getbasetemp()
-    with tempfile.TemporaryDirectory(dir=home) as folder:
-        yield Path(folder)
+def package_memory() -> Iterator[Path]:
+    """A folder in memory, for all tests of this folder."""
+    with _in_memory() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="package")
@@ -99,15 +103,5 @@ def project(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Project:
     """A YAML, a model and a text, and the command line in this process, from an empty folder."""
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    monkeypatch.chdir(elsewhere)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-
-    def run(*words: Any) -> Outcome:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        return Outcome(code, *capsys.readouterr())
-
     write_project(tmp_path / "project")
-    return Project(tmp_path / "project", run)
+    return Project(tmp_path / "project", command_line(capsys, monkeypatch, tmp_path))
