@@ -24,6 +24,7 @@ from lmkit.nn import (
     Mask,
     activation_dtype,
     attend,
+    offset_keys,
     relu_squared,
     rms_norm,
     rotate,
@@ -64,6 +65,8 @@ class GPT(LMBase):
             of 128.
         rotary_base: longest wavelength of the rotary positions / 2 pi (RoFormer, arXiv 2104.09864).
         qk_norm: normalise queries and keys (Henry et al., arXiv 2010.04245), times 1.2 each.
+        key_offset: half of the heads see each key one token late, so that a single layer can go on
+            with what followed the last time (modded-nanogpt; `lmkit.nn.offset`).
         logit_softcap: c in c * tanh(logits / c) (Gemma 2); None for none.
         value_embeddings: every second layer mixes into its values a vector of its own for each
             token, through a gate (value residuals, Zhou et al., arXiv 2410.17897; the table is
@@ -95,6 +98,7 @@ class GPT(LMBase):
         window: int | None = None,
         rotary_base: float = 100_000.0,
         qk_norm: bool = True,
+        key_offset: bool = True,
         logit_softcap: float | None = 15.0,
         value_embeddings: bool = True,
         residual_scalars: bool = True,
@@ -112,6 +116,7 @@ class GPT(LMBase):
         self.windows = _windows(depth, window_pattern, window or _round_up(max_len // 4, 128))
         self.vocab_size = vocab_size or self.need_tokenizer().vocab_size
         padded = _round_up(self.vocab_size, pad_vocab_to)
+        late = kv_heads // 2 if key_offset else 0
         # the last layer has a value embedding, then every second one before it (nanochat)
         valued = [padded * (value_embeddings and (depth - i) % 2) for i in range(depth)]
         self.rotary_base, self.head_dim = rotary_base, head_dim
@@ -120,7 +125,7 @@ class GPT(LMBase):
         self.token_embedding = nn.Embedding(padded, width)
         self.blocks = nn.ModuleList(
             Block(
-                Attention(i, width, head_dim, kv_heads, qk_norm, self.windows[i], valued[i]),
+                Attention(i, width, head_dim, kv_heads, qk_norm, late, self.windows[i], valued[i]),
                 mlp_ratio,
             )
             for i in range(depth)
@@ -202,9 +207,9 @@ class GPT(LMBase):
         positions = torch.arange(length, device=device) if cache is None else cache.positions
         turn = rotation(positions, self.head_dim, base=self.rotary_base, dtype=dtype)
         if cache is not None:
-            return Shared(tokens, dtype, turn, {}, cache)
+            return Shared(tokens, dtype, turn, {}, None, cache)
         masks = {w: Mask.causal(length, device, documents, w) for w in set(self.windows)}
-        return Shared(tokens, dtype, turn, masks, None)
+        return Shared(tokens, dtype, turn, masks, documents, None)
 
     def make_cache(self, batch_size: int, length: int) -> KVCache:
         """Keys and values of `length` tokens for each of `batch_size` rows."""
@@ -275,13 +280,14 @@ class Shared:
     """What all layers of one forward share.
 
     dtype: of the activations. turn: the rotation of the positions. masks: one for each window;
-    none with a cache, which brings its own.
+    none with a cache, which brings its own. documents: (B, T), or None where all is one.
     """
 
     tokens: Tensor
     dtype: torch.dtype
     turn: tuple[Tensor, Tensor]
     masks: dict[int | None, Mask]
+    documents: Tensor | None
     cache: KVCache | None
 
     def look_up(self, table: nn.Embedding) -> Tensor:
@@ -315,11 +321,13 @@ class Attention(nn.Module):
         head_dim: int,
         kv_heads: int,
         qk_norm: bool,
+        late: int,
         window: int | None,
         value_rows: int,
     ) -> None:
         super().__init__()
-        self.layer, self.head_dim, self.qk_norm, self.window = layer, head_dim, qk_norm, window
+        self.layer, self.head_dim, self.qk_norm = layer, head_dim, qk_norm
+        self.late, self.window = late, window
         self.q = nn.Linear(width, width, bias=False)
         self.k = nn.Linear(width, kv_heads * head_dim, bias=False)
         self.v = nn.Linear(width, kv_heads * head_dim, bias=False)
@@ -343,9 +351,9 @@ class Attention(nn.Module):
             q, k, scale = rms_norm(q), rms_norm(k), scale * QK_GAIN**2
         q, k = rotate(q, shared.turn), rotate(k, shared.turn)
         if shared.cache is None:
-            mask = shared.masks[self.window]
+            k, mask = offset_keys(k, self.late, shared.documents), shared.masks[self.window]
         else:
-            k, v, mask = shared.cache.append(self.layer, k, v, self.window)
+            k, v, mask = shared.cache.append(self.layer, k, v, self.window, self.late)
         return self.out(attend(q, k, v, mask=mask, scale=scale).transpose(1, 2).flatten(2))
 
 

@@ -58,7 +58,7 @@ class Board:
 
     def hold(self, cache: KVCache) -> None:
         """Move in: from now on the cache's stores are those of this board."""
-        used = max(cache.lengths)
+        used = max(cache.lengths) + 1  # with the key that may wait for the next token
         for here, theirs in ((self.keys, cache.keys), (self.values, cache.values)):
             for own, store in zip(here, theirs, strict=True):
                 assert store is not None

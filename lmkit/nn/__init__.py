@@ -4,6 +4,7 @@ from lmkit.nn.attention import Mask, attend
 from lmkit.nn.cache import Cache, KVCache, StateCache
 from lmkit.nn.mlp import relu_squared
 from lmkit.nn.norms import rms_norm
+from lmkit.nn.offset import offset_keys
 from lmkit.nn.precision import activation_dtype
 from lmkit.nn.rotary import rotate, rotation
 
@@ -14,6 +15,7 @@ __all__ = [
     "StateCache",
     "activation_dtype",
     "attend",
+    "offset_keys",
     "relu_squared",
     "rms_norm",
     "rotate",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lmkit.errors import ModelError
 from lmkit.nn.attention import Mask
+from lmkit.nn.offset import offset_keys
 
 
 class Cache:
@@ -206,7 +207,7 @@ class KVCache(Cache):
         self._stop = 0  # one past the last slot in use once its tokens are
         self._fresh = True  # no row has read anything before it
         self._slots: Tensor | None = None  # (B, T), where they go; None: the same for all rows
-        self._places: dict[tuple[int, int], Tensor] = {}
+        self._places: dict[tuple[int, int, int], Tensor] = {}
         self._views: dict[int | None, tuple[int, Mask]] = {}
 
     def rewind(self, lengths: Sequence[int]) -> None:
@@ -215,7 +216,7 @@ class KVCache(Cache):
     def take(self, rows: Sequence[int]) -> None:
         super().take(rows)
         index = torch.tensor(rows, dtype=torch.long, device=self.device)
-        used = max(self.lengths, default=0)
+        used = max(self.lengths, default=0) + 1  # with the key that waits for the next token
         self.keys = [_taken(store, index, used) for store in self.keys]
         self.values = [_taken(store, index, used) for store in self.values]
 
@@ -224,7 +225,7 @@ class KVCache(Cache):
         if not isinstance(other, KVCache):
             raise ModelError(f"a {type(other).__qualname__} cannot be put into a KVCache")
         index = torch.tensor(rows, dtype=torch.long, device=self.device)
-        used = max(other.lengths, default=0)
+        used = max(other.lengths, default=0) + 1  # with the key that waits for the next token
         for own, others in ((self.keys, other.keys), (self.values, other.values)):
             for layer, new in enumerate(others):
                 if new is not None:
@@ -245,21 +246,23 @@ class KVCache(Cache):
             self._slots = slots.clamp(max=self.spare)
 
     def append(
-        self, layer: int, k: Tensor, v: Tensor, window: int | None = None
+        self, layer: int, k: Tensor, v: Tensor, window: int | None = None, late: int = 0
     ) -> tuple[Tensor, Tensor, Mask]:
         """Store k, v (B, H, T, D) of the new tokens; give back all that the queries may see.
 
         Returns keys and values (B, H, S', D) and the Mask (T, S') for `attend`. With a window
-        (keys a query sees, itself included) only the slots that any row can see come back.
+        (keys a query sees, itself included) only the slots that any row can see come back. The
+        keys of the last `late` heads come back as `offset_keys` moves them: each is stored a slot
+        further, so that a row's last one waits there for the next token.
         """
-        self.keys[layer] = keys = self._write(self.keys[layer], k)
-        self.values[layer] = values = self._write(self.values[layer], v)
+        self.keys[layer] = keys = self._write(self.keys[layer], k, late)
+        self.values[layer] = values = self._write(self.values[layer], v, 0)
         view = self._views.get(window)
         if view is None:
             view = self._views[window] = self._view(window)
         start, mask = view
         if self._fresh:  # a prefill has no need of the cache's own dtype
-            return k, v, mask
+            return offset_keys(k, late), v, mask
         return keys[:, :, start : self._stop], values[:, :, start : self._stop], mask
 
     def _allocated(self, store: Tensor | None, like: Tensor) -> Tensor:
@@ -270,25 +273,29 @@ class KVCache(Cache):
         shape = len(self.lengths), like.shape[1], self.spare + 1, like.shape[3]
         return like.new_zeros(shape, dtype=dtype)
 
-    def _write(self, store: Tensor | None, new: Tensor) -> Tensor:
+    def _write(self, store: Tensor | None, new: Tensor, late: int) -> Tensor:
         store = self._allocated(store, new)
         if self._slots is None:
-            start = self.lengths[0]
-            store[:, :, start : start + new.shape[2]] = new
+            in_time, start, stop = new.shape[1] - late, self.lengths[0], self._stop
+            store[:, :in_time, start:stop] = new[:, :in_time]
+            if late:
+                store[:, in_time:, start + 1 : stop + 1] = new[:, in_time:]
         else:
             flat = new.reshape(-1, new.shape[3]).to(store.dtype)
-            store.view(-1, new.shape[3]).index_copy_(0, self._places_in(store), flat)
+            store.view(-1, new.shape[3]).index_copy_(0, self._places_in(store, late), flat)
         return store
 
-    def _places_in(self, store: Tensor) -> Tensor:
+    def _places_in(self, store: Tensor, late: int) -> Tensor:
         """(B * H * T,): where the new tokens stand in a store laid out as (B * H * S, D)."""
         batch, heads, slots, _ = store.shape
-        places = self._places.get((heads, slots))
+        places = self._places.get((heads, slots, late))
         if places is None:
             assert self._slots is not None
             of_heads = torch.arange(batch * heads, device=store.device).view(batch, heads, 1)
-            places = (of_heads * slots + self._slots[:, None]).flatten()
-            self._places[heads, slots] = places
+            further = (torch.arange(heads, device=store.device) >= heads - late).long()[:, None]
+            own = (self._slots[:, None] + further).clamp_(max=self.spare)
+            places = (of_heads * slots + own).flatten()
+            self._places[heads, slots, late] = places
         return places
 
     def _view(self, window: int | None) -> tuple[int, Mask]:

@@ -45,21 +45,28 @@ class StaticCache(KVCache):
         self._masks: dict[int | None, Mask] = {}
 
     def append(
-        self, layer: int, k: Tensor, v: Tensor, window: int | None = None
+        self, layer: int, k: Tensor, v: Tensor, window: int | None = None, late: int = 0
     ) -> tuple[Tensor, Tensor, Mask]:
-        """Store k, v (B, H, 1, D); give back what the queries see, (B, H, S, D) and their Mask."""
+        """Store k, v (B, H, 1, D); give back what the queries see, (B, H, S, D) and their Mask.
+
+        The keys of the last `late` heads are stored a slot further, as KVCache does it.
+        """
         if window not in self._masks:
             self._masks[window] = Mask.at(self.positions, self.span, window)
-        keys = self._written(self.keys[layer], k)
-        return keys, self._written(self.values[layer], v), self._masks[window]
+        keys = self._written(self.keys[layer], k, late)
+        return keys, self._written(self.values[layer], v, 0), self._masks[window]
 
     def last(self, x: Tensor) -> Tensor:
         """(B, 1, C) -> the same: the only new token is the last."""
         return x
 
-    def _written(self, store: Tensor | None, new: Tensor) -> Tensor:
+    def _written(self, store: Tensor | None, new: Tensor, late: int) -> Tensor:
         assert store is not None  # the prefill has made it
-        rows = torch.arange(len(new), device=new.device)
+        rows, in_time = torch.arange(len(new), device=new.device), new.shape[1] - late
+        new, slots = new[:, :, 0].to(store.dtype), self.slots[:, 0]
         # an index_put, which is compiled in place; a scatter_ would copy the whole store
-        store[rows, :, self.slots[:, 0]] = new[:, :, 0].to(store.dtype)
+        store[rows, :in_time, slots] = new[:, :in_time]
+        if late:
+            # of a full row, which is not read again, in its last slot
+            store[rows, in_time:, (slots + 1).clamp(max=store.shape[2] - 1)] = new[:, in_time:]
         return store[:, :, : len(self.span)]

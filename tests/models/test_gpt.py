@@ -18,6 +18,7 @@ TINY: dict[str, Any] = {"depth": 3, "width": 32, "head_dim": 8, "max_len": 48, "
 EVERYTHING = {"kv_heads": 2, "window_pattern": "SL", "window": 5}
 OFF: dict[str, Any] = {
     "qk_norm": False,
+    "key_offset": False,
     "logit_softcap": None,
     "value_embeddings": False,
     "residual_scalars": False,

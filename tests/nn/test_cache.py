@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmkit.errors import ModelError
-from lmkit.nn import Cache, KVCache, Mask, StateCache, attend
+from lmkit.nn import Cache, KVCache, Mask, StateCache, attend, offset_keys
 from lmkit.nn.attention import attend_reference
 
 TOKENS, HEADS, WIDTH = 24, 2, 4
@@ -18,13 +18,15 @@ TOKENS, HEADS, WIDTH = 24, 2, 4
 @given(
     steps=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)).filter(any), max_size=4),
     window=st.none() | st.integers(1, 8),
+    late=st.integers(0, HEADS),
 )
 def test_pieces_of_uneven_rows_see_what_a_whole_row_sees(
-    steps: list[tuple[int, int]], window: int | None
+    steps: list[tuple[int, int]], window: int | None, late: int
 ) -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, HEADS, TOKENS, WIDTH)
-    whole = attend_reference(q, k, v, mask=Mask.causal(TOKENS, window=window))
+    mask = Mask.causal(TOKENS, window=window)
+    whole = attend_reference(q, offset_keys(k, late), v, mask=mask)
     cache = KVCache(2, TOKENS, layers=1)
     for counts in steps:
         cache.begin(counts)
@@ -33,7 +35,7 @@ def test_pieces_of_uneven_rows_see_what_a_whole_row_sees(
         for row, (start, count) in enumerate(zip(cache.lengths, counts, strict=True)):
             for x, piece in zip((q, k, v), new, strict=True):
                 piece[row, :, :count] = x[row, :, start : start + count]
-        keys, values, mask = cache.append(0, new[1], new[2], window)
+        keys, values, mask = cache.append(0, new[1], new[2], window, late)
         out = attend(new[0], keys, values, mask=mask)
         for row, (start, count) in enumerate(zip(cache.lengths, counts, strict=True)):
             expected = whole[row, :, start : start + count]
@@ -110,19 +112,20 @@ def test_the_cpu_caches_in_float32() -> None:
 @given(
     before=st.lists(st.integers(0, 8), min_size=3, max_size=3),
     rows=st.lists(st.integers(0, 2), min_size=1, max_size=5),
+    late=st.integers(0, HEADS),
     data=st.data(),
 )
 def test_a_row_that_was_taken_goes_on_as_it_would_have(
-    before: list[int], rows: list[int], data: st.DataObject
+    before: list[int], rows: list[int], late: int, data: st.DataObject
 ) -> None:
     after = data.draw(st.lists(st.integers(1, 6), min_size=len(rows), max_size=len(rows)))
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 3, HEADS, TOKENS, WIDTH)
-    whole = attend_reference(q, k, v, mask=Mask.causal(TOKENS))
+    whole = attend_reference(q, offset_keys(k, late), v, mask=Mask.causal(TOKENS))
     cache = KVCache(3, TOKENS, layers=2)  # the second layer has seen nothing
     if any(before):
         cache.begin(before)
-        cache.append(0, k[:, :, : max(before)], v[:, :, : max(before)])
+        cache.append(0, k[:, :, : max(before)], v[:, :, : max(before)], late=late)
         cache.commit()
     cache.take(rows)
     assert cache.lengths == [before[row] for row in rows]
@@ -131,7 +134,7 @@ def test_a_row_that_was_taken_goes_on_as_it_would_have(
     for place, (row, count) in enumerate(zip(rows, after, strict=True)):
         for x, piece in zip((q, k, v), new, strict=True):
             piece[place, :, :count] = x[row, :, before[row] : before[row] + count]
-    keys, values, mask = cache.append(0, new[1], new[2])
+    keys, values, mask = cache.append(0, new[1], new[2], late=late)
     out = attend(new[0], keys, values, mask=mask)
     for place, (row, count) in enumerate(zip(rows, after, strict=True)):
         expected = whole[row, :, before[row] : before[row] + count]
@@ -158,20 +161,22 @@ def test_keys_can_be_forgotten_from_the_end_and_states_only_as_a_whole() -> None
         assert cache.lengths == left
 
 
-def test_after_a_rewind_other_tokens_are_read_in_their_place() -> None:
+@pytest.mark.parametrize("late", [0, 1])
+def test_after_a_rewind_other_tokens_are_read_in_their_place(late: int) -> None:
     torch.manual_seed(0)
     k, v = torch.randn(2, 1, HEADS, 6, WIDTH)
     cache, plain = (KVCache(1, 6, layers=1) for _ in range(2))
     cache.begin([5])
-    cache.append(0, torch.full_like(k[:, :, :5], 7.0), torch.full_like(v[:, :, :5], 7.0))
+    seven = torch.full_like(k[:, :, :5], 7.0)
+    cache.append(0, seven, seven, late=late)
     cache.commit()
     cache.rewind([0])
     for memory in (cache, plain):
         for piece in (slice(0, 2), slice(2, 6)):
             memory.begin([piece.stop - piece.start])
-            keys, values, _ = memory.append(0, k[:, :, piece], v[:, :, piece])
+            keys, values, _ = memory.append(0, k[:, :, piece], v[:, :, piece], late=late)
             memory.commit()
-        assert torch.equal(keys, k)
+        assert torch.equal(keys, offset_keys(k, late))
         assert torch.equal(values, v)
 
 
@@ -187,23 +192,25 @@ def test_a_class_that_does_not_say_how_cannot_take() -> None:
 @given(
     before=st.lists(st.integers(0, 8), min_size=3, max_size=3),
     entering=st.lists(st.integers(1, 8), min_size=1, max_size=3),
+    late=st.integers(0, HEADS),
     data=st.data(),
 )
 @settings(max_examples=25)
 def test_rows_that_are_put_go_on_beside_the_others(
-    before: list[int], entering: list[int], data: st.DataObject
+    before: list[int], entering: list[int], late: int, data: st.DataObject
 ) -> None:
     rows = data.draw(st.permutations(range(3)))[: len(entering)]
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 6, HEADS, TOKENS, WIDTH)  # three rows, and three that may enter
-    whole = attend_reference(q, k, v, mask=Mask.causal(TOKENS))
+    whole = attend_reference(q, offset_keys(k, late), v, mask=Mask.causal(TOKENS))
     cache = KVCache(3, TOKENS, layers=2)  # the second layer has seen nothing
     other = KVCache(len(entering), max(entering), layers=2)
     for memory, first, counts in ((cache, 0, before), (other, 3, entering)):
         if any(counts):
             new = slice(first, first + len(counts))
             memory.begin(counts)
-            memory.append(0, k[new, :, : max(counts)], v[new, :, : max(counts)])
+            old = (x[new, :, : max(counts)] for x in (k, v))
+            memory.append(0, *old, late=late)
             memory.commit()
     cache.put(rows, other)
     source = list(range(3))
@@ -215,7 +222,7 @@ def test_rows_that_are_put_go_on_beside_the_others(
     place = torch.tensor(lengths)
     mine = torch.tensor(source)
     new_q, new_k, new_v = (x[mine, :, place][:, :, None] for x in (q, k, v))
-    keys, values, mask = cache.append(0, new_k, new_v)
+    keys, values, mask = cache.append(0, new_k, new_v, late=late)
     out = attend(new_q, keys, values, mask=mask)
     torch.testing.assert_close(out[:, :, 0], whole[mine, :, place], atol=1e-5, rtol=1e-4)
 
