@@ -20,6 +20,7 @@ from lmkit.checkpoints.manifest import MANIFEST, Manifest
 from lmkit.checkpoints.plugin_code import class_path, write_code
 from lmkit.checkpoints.record import write_file
 from lmkit.checkpoints.weights import untie, write_tensors
+from lmkit.config.registry import resolve
 from lmkit.errors import CheckpointError
 from lmkit.model import LMBase
 from lmkit.text import Tokenizer
@@ -192,12 +193,30 @@ class CheckpointContents:
         )
 
     def _experiment(self, for_inference: bool) -> dict[str, Any]:
-        experiment = dict(self.experiment)
-        if "model" not in experiment:
-            experiment["model"] = model_spec(self.model)
+        experiment = with_model(self.experiment, self.model)
         if for_inference:
             return {key: experiment[key] for key in INFERENCE_KEYS if key in experiment}
         return experiment
+
+
+def with_model(experiment: Mapping[str, Any], model: LMBase) -> dict[str, Any]:
+    """An experiment that names every argument of its model, so that a default which changes later
+    changes no model that there is. What JSON cannot hold was given by the experiment anyway, and a
+    function that makes a model has arguments of its own."""
+    given = experiment.get("model")
+    if given is None:
+        return {**experiment, "model": model_spec(model)}
+    if resolve(given["class"]) is not type(model):
+        return dict(experiment)
+    rest = {name: value for name, value in model.init_kwargs.items() if name not in given}
+    plain = {name: value for name, value in rest.items() if _is_plain(value)}
+    return {**experiment, "model": {**given, **plain}}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def model_spec(model: LMBase) -> dict[str, Any]:

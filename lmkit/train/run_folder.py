@@ -11,18 +11,20 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointDir
-from lmkit.checkpoints.contents import EXPERIMENT, MODEL
+from lmkit.checkpoints.contents import EXPERIMENT, MODEL, with_model
 from lmkit.checkpoints.second_place import SecondPlace
 from lmkit.config import Experiment, differences
 from lmkit.errors import CheckpointError, DistributedError
+from lmkit.model import LMBase
 from lmkit.ranks.world import World
 from lmkit.train.loading import RUN_CHECKPOINTS, find_checkpoint
-from lmkit.train.lock import RunLock
+from lmkit.train.lock import run_lock
 from lmkit.train.metrics import FILE as METRICS
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ HARMLESS = (
     "copy_to",
     "out",
     "runner.collective_timeout",
+    "runner.max_batch_size",
     "runner.on_anomaly*",
     "runner.strategy",
     "runner.time_limit",
@@ -53,16 +56,16 @@ class RunFolder:
         self.allow_change = allow_change
         self.path = Path(experiment.out)
 
-    def lock(self) -> RunLock:
+    def lock(self) -> AbstractContextManager[None]:
         """Keep other processes out while the `with` block runs."""
-        return RunLock(self.path)
+        return run_lock(self.path)
 
     @property
     def checkpoints(self) -> Path:
         """Where this run's checkpoints lie."""
         return self.path / RUN_CHECKPOINTS
 
-    def find_resume(self, world: World) -> Checkpoint | None:
+    def find_resume(self, world: World, model: LMBase) -> Checkpoint | None:
         """The newest good checkpoint, or None for a fresh start; the same on every rank.
 
         Raises:
@@ -72,10 +75,13 @@ class RunFolder:
         """
         checkpoint = CheckpointDir(self.checkpoints).latest()
         if checkpoint is not None:
-            before = Experiment.from_dict(checkpoint.experiment, folder=self.experiment.folder)
+            before, now = (
+                Experiment.from_dict(each, folder=self.experiment.folder)
+                for each in (checkpoint.experiment, with_model(self.experiment.to_dict(), model))
+            )
             changed = [
                 key
-                for key in differences(before, self.experiment)
+                for key in differences(before, now)
                 if not _is_longer_horizon(key, before, self.experiment, checkpoint.state)
             ]
             self._refuse(key for key in changed if not _is_any_of(HARMLESS, key))
@@ -93,8 +99,8 @@ class RunFolder:
         """The second place of its checkpoints, where the experiment names one."""
         if not self.experiment.copy_to:
             return None
-        url = f"{self.experiment.copy_to.rstrip('/')}/{self.path.resolve().name}"
-        return SecondPlace(url, [self.path / METRICS, self.path / EXPERIMENT])
+        beside = [self.path / METRICS, self.path / EXPERIMENT]
+        return SecondPlace.of_run(self.path, self.experiment.copy_to, beside)
 
     def find_weights(self, name: str) -> Checkpoint:
         """What `init_from` names: a stage of this run, another run's folder, or one checkpoint.

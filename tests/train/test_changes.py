@@ -132,6 +132,16 @@ def test_a_stage_added_to_a_run_is_refused_in_one_line(
         start("stages.pretrain.steps=2")
 
 
+def test_a_default_of_the_model_is_part_of_a_run(
+    start: Callable[..., BasicModelRunner],
+) -> None:
+    first = start("stages.pretrain.steps=2")
+    assert first.checkpoints.entries()[-1].model_arguments["tied"] is True
+    start("stages.pretrain.steps=2", "model.tied=true")  # said aloud: the same
+    with pytest.raises(CheckpointError, match=r"model\.tied changed"):
+        start("stages.pretrain.steps=2", "model.tied=false")
+
+
 def test_a_changed_precision_that_was_allowed_takes_effect(
     experiment_file: Path, start: Callable[..., BasicModelRunner]
 ) -> None:

@@ -233,6 +233,24 @@ def test_a_function_of_the_users_own_may_make_the_model(plugin: Path, tmp_path: 
     assert load_model(folder).init_kwargs["width"] == 2
 
 
+def test_a_default_that_changes_later_changes_no_model_that_there_is(
+    plugin: Path, tmp_path: Path
+) -> None:
+    spec = {"class": "plug_net.Net"}
+    net = build_model(spec, Byte())
+    folder = save_for_inference(net, tmp_path / "m", {"model": spec})
+    default = f"width={net.init_kwargs['width']}"
+    assert default in PLUGIN
+    plugin.write_text(PLUGIN.replace(default, "width=7"))
+    load = (
+        "import sys; from lmkit.train.loading import load_model\n"
+        "print(load_model(sys.argv[1]).init_kwargs['width'])"
+    )
+    command = [sys.executable, "-c", load, str(folder)]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=plugin.parent, check=True)
+    assert told.stdout.strip() == str(net.init_kwargs["width"])
+
+
 def test_a_class_inside_a_function_is_said_to_be_lost(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
