@@ -16,5 +16,6 @@ BENCHMARKS = {
     "data": "batches a second from tokens on the disk",
     "tokenizer": "text to tokens on the disk, and text to a vocabulary",
     "checkpoint": "what saving costs the training loop, and how fast a model is loaded",
+    "guards": "what saves and all that watches over a step take of a run",
     "startup": "from the command to its first step or token",
 }

@@ -15,7 +15,7 @@ import torch
 from benchmarks.generate import SEED, Task
 from benchmarks.repeated import Repeated
 from benchmarks.shapes import gpt, gpt2
-from lmkit.inference import decode
+from lmkit.inference import Rows, decode
 from lmkit.inference.sampling import Sampling
 from lmkit.model import LMBase
 from lmkit.nn.packed import Weights, pack_for_inference
@@ -114,25 +114,25 @@ class Queue(Repeated):
     def _answer(self, first: int) -> int:
         """The next prompts, each up to its end; gives the tokens."""
         cut = slice(first, first + self._at_once)
-        wanted, written, ended = self._answers[cut], [0] * self._at_once, set[int]()
+        wanted, written = self._answers[cut], [0] * self._at_once
+        rows = Rows(self._prompts[cut], self._task.new_tokens)
         with self._model.evaluating():
-            for chosen in self._decode(self._prompts[cut], ended):
+            for chosen in self._decode(rows):
                 written[chosen.row] += 1
                 if written[chosen.row] == wanted[chosen.row]:
-                    ended.add(chosen.row)
+                    rows.ended.add(chosen.row)
         return sum(written)
 
-    def _decode(self, prompts: list[list[int]], ended: set[int]) -> Iterator[Any]:
+    def _decode(self, rows: Rows) -> Iterator[Any]:
         return decode(
             lambda tokens, cache: self._model.logits(tokens, cache=cache),
-            prompts,
+            rows,
             Sampling(max_new_tokens=self._task.new_tokens),
             max_len=self._model.max_len,
             vocab_size=self._task.shape.vocabulary,
             device=self.device,
             make_cache=self._model.make_cache,
             slots=self._slots,
-            ended=ended,
         )
 
 

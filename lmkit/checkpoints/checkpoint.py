@@ -259,10 +259,10 @@ class CheckpointDir:
         return location
 
     def close(self) -> None:
-        """Have copied what the second place lacks, and wait until that is done or has failed."""
+        """Have copied what the second place lacks; wait for it, and tell where that failed."""
         if self.copies is not None:
             self.prune()
-            self.copies.wait()
+            self.copies.close()
 
     def entries(self) -> list[Checkpoint]:
         """All checkpoints, good or bad, oldest first; sorted as numbers: 9 comes before 10."""

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 class SecondPlace:
     """Where copies of a run's checkpoints go. A copy that fails is a warning, and tried again when
-    the next checkpoint is saved.
+    the next checkpoint is saved, or the run ends.
 
     Args:
         url: a folder's path, or what fsspec reads (`s3://bucket/runs/x`).
@@ -38,6 +38,12 @@ class SecondPlace:
         self._current: Path | None = None
         self._rules = KeepRules()
         self._thread: threading.Thread | None = None
+        self._failed = False
+
+    @classmethod
+    def of_run(cls, run: Path, copy_to: str, beside: Sequence[Path] = ()) -> SecondPlace:
+        """That of a run's folder whose experiment names `copy_to`: there, under its own name."""
+        return cls(f"{copy_to.rstrip('/')}/{run.resolve().name}", beside)
 
     def open(self) -> None:
         """See that the place answers.
@@ -57,7 +63,7 @@ class SecondPlace:
             rules: which ones the place keeps.
         """
         with self._lock:
-            self._waiting, self._rules = list(kept), rules
+            self._waiting, self._rules, self._failed = list(kept), rules, False
             if self._thread is None:
                 # not a daemon: the interpreter's end waits for it
                 self._thread = threading.Thread(target=self._work, name="second place")
@@ -77,6 +83,26 @@ class SecondPlace:
             thread = self._thread
         if thread is not None:
             thread.join()
+
+    def close(self) -> None:
+        """`wait`, and say it in the last line where something could not be copied."""
+        self.wait()
+        if self._failed:
+            logger.error(
+                "%s lacks checkpoints of this run: the same command copies them; "
+                "`lmkit checkpoint list --copies` says which",
+                self.place.url,
+            )
+
+    def missing(self, folders: Sequence[Path]) -> list[str]:
+        """The names of the checkpoints that are not there, whole and the same as here.
+
+        Raises:
+            StorageError: the place does not answer.
+            ConfigError: as of `open`.
+        """
+        with self._answering():
+            return [folder.name for folder in folders if not self._has(folder)]
 
     def fetch(self, folder: Path) -> None:
         """Bring the newest good checkpoint of every stage into `folder`, and the files beside it.
@@ -141,7 +167,7 @@ class SecondPlace:
                     error or type(error).__name__,
                 )
                 with self._lock:
-                    self._waiting = []
+                    self._waiting, self._failed = [], True
 
     def _next(self) -> Path | None:
         with self._lock:
@@ -151,7 +177,7 @@ class SecondPlace:
             return self._current
 
     def _copy(self, folder: Path) -> None:
-        if self.place.manifest(folder.name) != (folder / MANIFEST).read_bytes():
+        if not self._has(folder):
             for path in self.beside:
                 if path.exists():
                     self.place.put_beside(path)
@@ -163,6 +189,9 @@ class SecondPlace:
         halves = [name for name in self.place.names() if self.place.manifest(name) is None]
         for name in (*doomed, *halves):
             self.place.remove(name)
+
+    def _has(self, folder: Path) -> bool:
+        return self.place.manifest(folder.name) == (folder / MANIFEST).read_bytes()
 
     @contextmanager
     def _answering(self) -> Iterator[None]:

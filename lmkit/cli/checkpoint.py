@@ -33,6 +33,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="a run's folder, such as runs/NAME, or a copy of it")
 
 
+def _add_list(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument(
+        "--copies", action="store_true", help="ask the run's second place which of them it has"
+    )
+
+
 def _add_prune(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument(
@@ -55,7 +62,8 @@ def show(arguments: argparse.Namespace) -> int:
     Sizes are compared, hashes are not: `verify` reads all.
     """
     directory = _open(arguments.run)
-    kept = directory.rules.staying([entry for entry in directory.entries() if entry.is_whole()])
+    whole = [entry for entry in directory.entries() if entry.is_whole()]
+    kept = directory.rules.staying(whole)
     lines = [["checkpoint", "size", "age", "stays as", "measured", "files"]]
     lines += [_line(entry, kept.get(entry.name, [])) for entry in directory.entries()]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -64,7 +72,26 @@ def show(arguments: argparse.Namespace) -> int:
         print("  ".join(cells).rstrip())
     for path in sorted(directory.folder.glob(".*-*")):
         print(f"{path.name} is left over from a process that was killed: `lmkit train` clears it")
+    experiment = whole[-1].experiment if whole else {}
+    if copy_to := str(experiment.get("copy_to") or ""):
+        print(_copies(whole, Path(str(experiment.get("out"))), copy_to, arguments.copies))
     return 0
+
+
+def _copies(entries: Sequence[Checkpoint], run: Path, copy_to: str, asked: bool) -> str:
+    """Where copies of a run's checkpoints are, and which are not there; StorageError where that
+    place does not answer. It is not opened unasked: a checkpoint may be a stranger's."""
+    from lmkit.checkpoints.second_place import SecondPlace
+
+    copies = SecondPlace.of_run(run, copy_to)
+    if not asked:
+        return f"copies are in {copies.place.url}: --copies asks whether all of them are"
+    missing = copies.missing([entry.folder for entry in entries])
+    if missing:
+        return (
+            f"not in {copies.place.url}: {', '.join(missing)}; `lmkit train` copies what it keeps"
+        )
+    return f"all whole ones are in {copies.place.url}"
 
 
 def _line(entry: Checkpoint, reasons: Sequence[str]) -> list[str]:
@@ -119,7 +146,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def prune(arguments: argparse.Namespace) -> int:
     """Delete what the run itself would not keep; not while it is running."""
-    from lmkit.train.lock import RunLock
+    from lmkit.train.lock import run_lock
 
     directory = _open(arguments.run)
     if arguments.keep is not None:
@@ -127,7 +154,7 @@ def prune(arguments: argparse.Namespace) -> int:
             hint = "2 or more: the newest may be damaged"
             raise ConfigError(f"{arguments.keep} is too few", hint=hint, at="--keep")
         directory.rules.keep = arguments.keep
-    with nullcontext() if arguments.dry_run else RunLock(arguments.run):
+    with nullcontext() if arguments.dry_run else run_lock(arguments.run):
         gone = directory.prune(dry=arguments.dry_run)
     for entry in gone:
         print(f"{entry.name} {'would go' if arguments.dry_run else 'is deleted'}")
@@ -185,7 +212,7 @@ def _open(run: Path) -> CheckpointDir:
 
 
 ACTIONS = {
-    "list": (_add_run, show, "show a run's checkpoints, and why each stays"),
+    "list": (_add_list, show, "show a run's checkpoints, and why each stays"),
     "verify": (_add_run, verify, "read a run's checkpoints, or one, and compare every sha256"),
     "prune": (_add_prune, prune, "delete the checkpoints that the run's own rules do not keep"),
     "diff": (_add_diff, diff, "compare two checkpoints: weights, optimizers, state, experiment"),

@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     world = World.from_environment(arguments.device)
     checkpoint = find_checkpoint(arguments.checkpoint, for_inference=True)
     asked, trusted = arguments.precision, arguments.trust_code
-    model = load_model(checkpoint.folder, world.device, trusted, precision=asked)
+    model = load_model(checkpoint, world.device, trusted, precision=asked)
     if asked is None:  # a folder written for inference does not say
         precision = checkpoint.state.get("precision", {}).get("name", "fp32")
     else:

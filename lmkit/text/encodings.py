@@ -71,15 +71,18 @@ def from_ranks(
         end_of_text: `<|endoftext|>` is one as well; it gets the id after the last rank.
 
     Raises:
-        TokenizerError: the file is no ranks file, or the pattern is wrong or loses characters.
+        TokenizerError: the file is no ranks file, the pattern is wrong or loses characters, or as
+            of `with_special`.
     """
     ranks = read_ranks(path)
+    end = {END_OF_TEXT: max(ranks.values()) + 1} if end_of_text else {}
+    special = _fitting(ranks, end, special or {})
     try:
         encoding = tiktoken.Encoding(
             path.stem,
             pat_str=SPLIT_PATTERN if pattern is None else pattern,
             mergeable_ranks=ranks,
-            special_tokens={END_OF_TEXT: max(ranks.values()) + 1} if end_of_text else {},
+            special_tokens=special,
         )
     except ValueError as error:
         raise TokenizerError(f"the split pattern is wrong: {error}", at=path) from error
@@ -91,7 +94,7 @@ def from_ranks(
             hint=r"end it with |[\s\S]",
             at=path,
         )
-    return with_special(encoding, special or {})
+    return encoding
 
 
 def with_special(encoding: tiktoken.Encoding, special: Mapping[str, int]) -> tiktoken.Encoding:
@@ -102,19 +105,27 @@ def with_special(encoding: tiktoken.Encoding, special: Mapping[str, int]) -> tik
     """
     if not special:
         return encoding
-    special = {**encoding._special_tokens, **special}
-    ids = [*encoding._mergeable_ranks.values(), *special.values()]
-    if len(set(ids)) < len(ids) or min(ids) < 0 or max(ids) > 2 * len(ids):
-        raise TokenizerError(
-            f"special tokens need ids of their own, next to the ranks: {special}",
-            hint=f"the first free one is {encoding.n_vocab}",
-        )
+    ranks = encoding._mergeable_ranks
     return tiktoken.Encoding(
         encoding.name,
         pat_str=encoding._pat_str,
-        mergeable_ranks=encoding._mergeable_ranks,
-        special_tokens=special,
+        mergeable_ranks=ranks,
+        special_tokens=_fitting(ranks, encoding._special_tokens, special),
     )
+
+
+def _fitting(
+    ranks: Mapping[bytes, int], before: Mapping[str, int], more: Mapping[str, int]
+) -> dict[str, int]:
+    """The special tokens of before and those that join them, or move."""
+    special = {**before, **more}
+    ids = [*ranks.values(), *special.values()]
+    if len(set(ids)) < len(ids) or min(ids) < 0 or max(ids) > 2 * len(ids):
+        raise TokenizerError(
+            f"special tokens need ids of their own, next to the ranks: {special}",
+            hint=f"the first free one is {max(*ranks.values(), *before.values()) + 1}",
+        )
+    return special
 
 
 def with_names(encoding: tiktoken.Encoding, names: Iterable[str]) -> tiktoken.Encoding:

@@ -35,5 +35,5 @@ def in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
             watch(result)
         return result
 
-    for name in ("generate", "data", "tokenizer", "checkpoint", "startup"):
+    for name in ("generate", "data", "tokenizer", "checkpoint", "guards", "startup"):
         monkeypatch.setattr(f"benchmarks.{name}.compete", compete)

@@ -164,6 +164,30 @@ def test_the_runs_end_tries_once_more(
     assert names(folder) == ["00000001-a"]
 
 
+def test_what_is_not_there_at_the_runs_end_is_its_last_line(
+    run: Path, folder: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = open_directory(run, folder)
+    for step in (1, 2):
+        save(directory, step)
+    directory.close()
+    assert caplog.text == ""
+    with monkeypatch.context() as broken:
+        broken.setattr(Place, "put", lambda *_: (_ for _ in ()).throw(OSError("it is gone")))
+        save(directory, 3)
+        directory.close()
+    last = caplog.records[-1]
+    assert last.levelname == "ERROR"
+    assert last.getMessage().startswith(f"{folder} lacks checkpoints of this run")
+    assert directory.copies is not None
+    kept = [entry.folder for entry in directory.entries()]
+    assert directory.copies.missing(kept) == ["00000003-a"]
+    caplog.clear()
+    directory.close()
+    assert directory.copies.missing(kept) == []
+    assert caplog.text == ""
+
+
 def test_nothing_is_deleted_here_while_it_is_copied(
     run: Path, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from lmkit.checkpoints.checkpoint import CheckpointContents, CheckpointDir
 from lmkit.cli import main
 from lmkit.optim import OptimizerSet
 from lmkit.text import Byte
-from lmkit.train.lock import RunLock
+from lmkit.train.lock import run_lock
 from lmkit_models.mlp import MLP
 
 EXPERIMENT = {
@@ -76,6 +76,28 @@ def test_list_says_why_each_stays(run: Path, capsys: pytest.CaptureFixture[str])
     assert ".tmp-00000006-b is left over" in found[6]
 
 
+def test_list_asks_the_second_place_where_it_is_told_to(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"copy_to": str(tmp_path / "safe"), "out": "runs/run"}
+    monkeypatch.setattr(f"{__name__}.EXPERIMENT", {**EXPERIMENT, **more})
+    write(run, (6, "b", 0.0))
+    there = tmp_path / "safe" / "run"
+
+    def last_line(*words: str) -> str:
+        assert main(["checkpoint", "list", str(run), *words]) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    assert last_line() == f"copies are in {there}: --copies asks whether all of them are"
+    assert not there.exists()
+    said = ", ".join(names(run))
+    assert last_line("--copies") == f"not in {there}: {said}; `lmkit train` copies what it keeps"
+    shutil.copytree(run / "checkpoints", there / "checkpoints")
+    assert last_line("--copies") == f"all whole ones are in {there}"
+    (there / "checkpoints" / "00000003-a" / "manifest.json").unlink()
+    assert last_line("--copies").startswith(f"not in {there}: 00000003-a;")
+
+
 def test_verify_reads_all(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["checkpoint", "verify", str(run)]) == 0
     assert capsys.readouterr().out.count("good, ") == 5
@@ -103,7 +125,7 @@ def test_prune_keeps_what_the_run_would(run: Path, capsys: pytest.CaptureFixture
 
 
 def test_prune_leaves_a_run_at_work_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with RunLock(run):
+    with run_lock(run):
         assert main(["checkpoint", "prune", str(run)]) == 3
     assert "is working on this run" in capsys.readouterr().err
     assert main(["checkpoint", "prune", str(run), "--keep", "1"]) == 2

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from lmkit.checkpoints import manifest, record
 from lmkit.checkpoints.contents import CheckpointContents
 from lmkit.text import Byte
 from lmkit.train.loading import find_checkpoint
@@ -103,6 +104,21 @@ def test_several_tasks_have_a_mean(checkpoint: Path, evaluate: Any) -> None:
 def test_questions_that_do_not_fit_are_told(checkpoint: Path, evaluate: Any) -> None:
     done = evaluate(checkpoint, "--tasks", "my_tasks.Long")
     assert "questions longer than the context: only the end was read" in done.out
+
+
+def test_a_checkpoints_files_are_hashed_once(
+    checkpoint: Path, evaluate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+
+    def read_file(path: Path) -> record.FileRecord:
+        hashed.append(path.name)
+        return record.read_file(path)
+
+    monkeypatch.setattr(manifest, "read_file", read_file)
+    assert evaluate(checkpoint, "--tasks", "my_tasks.Letters").code == 0
+    assert hashed.count("model.safetensors") == 1
+    assert len(hashed) == len(set(hashed))
 
 
 def test_json_is_one_object(checkpoint: Path, evaluate: Any) -> None:
