@@ -21,9 +21,10 @@ DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 def report(preview: Preview, *, colour: bool = False) -> str:
     """Everything about the experiment; with `colour` the loss mask is shown by dimmed text."""
+    untold = [preview.untold] if preview.untold else []
     lines = [
         *_entry("run", f"{preview.name}, into {preview.out}"),
-        *_entry("device", f"{preview.device}, computing in {preview.precision}"),
+        *_entry("device", f"{preview.device}, computing in {preview.precision}", *untold),
         *_model(preview),
     ]
     for stage in preview.stages:
@@ -152,18 +153,15 @@ def _rates(each: OptimizerPreview) -> list[str]:
 
 
 def _memory(memory: Memory) -> list[str]:
-    parts = {
-        "weights": memory.weights,
-        "gradients": memory.gradients,
-        "optimizers": memory.optimizers,
-        "activations": memory.activations,
-    }
+    parts = {name: n for name, n in memory.parts.items() if n != 0}
     named = [f"{name} {'?' if n is None else readable(n)}" for name, n in parts.items()]
     known = sum(n for n in parts.values() if n is not None)
     least = "" if memory.total is not None else "more than "
-    lines = [f"{least}about {readable(known)} (an estimate)", ", ".join(named)]
+    lines = [f"{least}about {readable(known)} (an estimate)", *_filled(", ".join(named))]
     if memory.available is not None and known > memory.available:
         lines.append(f"more than the {readable(memory.available)} that this device has")
+    if not memory.on_host and memory.copy is not None:
+        lines.append(f"a save copies {readable(memory.copy)} into the host's memory")
     return lines
 
 

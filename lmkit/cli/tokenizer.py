@@ -267,7 +267,7 @@ def open_tokenizer(name: str) -> Tokenizer:
         CheckpointError: the folder holds none.
     """
     from lmkit.text import Tiktoken, load_tokenizer
-    from lmkit.text.tokenizer import ABOUT_FILE
+    from lmkit.text.tokenizer_folder import ABOUT_FILE
 
     path = Path(name).expanduser()
     if path.suffix in (".yaml", ".yml"):

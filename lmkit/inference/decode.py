@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from lmkit.errors import ConfigError, ModelError
 from lmkit.inference.cached_reader import MakeCache, reader_of
-from lmkit.inference.lookup import agreement
 from lmkit.inference.reader import Forward, Step
 from lmkit.inference.rows import Chosen, Rows
 from lmkit.inference.sampling import Sampling, sample
@@ -18,39 +17,30 @@ from lmkit.nn.cache import Cache
 
 def decode(
     forward: Forward,
-    prompts: Sequence[Sequence[int]],
+    rows: Rows,
     sampling: Sampling,
     *,
     max_len: int,
     vocab_size: int,
     device: torch.device | str = "cpu",
-    stop_ids: Collection[int] = (),
-    cache: Cache | None = None,
-    samples: int = 1,
     seeds: Sequence[int] | None = None,
-    after: Callable[[int, int], Sequence[int]] | None = None,
-    ended: set[int] | None = None,
+    cache: Cache | None = None,
     make_cache: MakeCache | None = None,
     slots: int | None = None,
     lookup: int | None = None,
 ) -> Iterator[Chosen]:
-    """Continue all prompts; yield each id as it is chosen, row by row in every step.
+    """Continue all rows; yield each id as it is chosen, row by row in every step.
 
     A row's ids do not depend on its neighbours, nor on how many are continued at once, nor on
     whether there is a cache: with one the model sees only the tokens that it has not read yet,
     without one all of the context, padded on the right (the model must be causal).
 
     Args:
-        prompts: B lists of ids, none empty.
+        rows: the prompts, and what ends each row.
         max_len: tokens that the model can see at once; see `context_start` for longer texts.
         vocab_size: ids from here on, a padded vocabulary's, are never chosen.
-        stop_ids: a row that chooses one of them yields it and ends; never penalised as repeated.
-        cache: one row a prompt. What it has read already are the prompts' first tokens.
-        samples: rows a prompt, numbered prompt by prompt; each prompt is read once.
         seeds: one a row: its draws then depend on that and on how much it has written, only.
-        after: called with the row and the id after each choice; gives the ids that are put behind
-            it. They count as new ones, and the model reads them together with what it chose.
-        ended: the caller may put in rows while iterating: they end too.
+        cache: one row a prompt. What it has read already are the prompts' first tokens.
         make_cache: in place of `cache`: makes one for so many rows of so many tokens, or None.
         slots: rows that are continued at once. Where one has ended, the next one enters
             (continuous batching; Yu et al., "Orca", OSDI 2022). A prompt may then be read again
@@ -60,13 +50,12 @@ def decode(
             the same when it reads several tokens at once.
 
     Raises:
-        ModelError: an empty prompt, no samples, too few logits, another number of seeds than of
-            rows, or a cache that does not fit the prompts or cannot do what is asked of it.
+        ModelError: too few logits, another number of seeds than of rows, or a cache that does not
+            fit the prompts or cannot do what is asked of it.
         ConfigError: `slots` or `lookup` out of range, or lookup for rows that are not greedy.
         NumericError: logits that are not finite.
     """
     check_options(sampling, slots, lookup)
-    rows = Rows(prompts, samples, sampling.max_new_tokens, stop_ids, after, ended)
     if seeds is not None and len(seeds) != len(rows):
         raise ModelError(f"{len(seeds)} seeds for {len(rows)} rows", hint="give one a row")
     reader = reader_of(
@@ -86,11 +75,8 @@ def decode(
             if step is None:
                 return
             chosen = choose(step)
-        start = 0
-        for row, guess in zip(step.rows, step.guesses, strict=True):
-            ids = chosen[start : start + 1 + len(guess)]
-            start += len(ids)
-            yield from rows.write(row, ids[: agreement(guess, ids) + 1])
+        for row, ids in step.settled(chosen):
+            yield from rows.write(row, ids)
 
 
 def check_options(sampling: Sampling, slots: int | None, lookup: int | None) -> None:
@@ -129,14 +115,11 @@ class _Choice:
 
     def __call__(self, step: Step) -> list[int]:
         """(N, V) logits to N ids."""
-        logits, rows = step.logits, step.rows
+        logits, rows = step.logits, step.asked
         if logits.shape[-1] < self.vocab_size:
             raise ModelError(f"{logits.shape[-1]} logits for {self.vocab_size} ids")
         if logits.shape[-1] > self.vocab_size:
             logits = logits[:, : self.vocab_size]
-        if any(step.guesses):
-            sizes = zip(rows, step.guesses, strict=True)
-            rows = [row for row, guess in sizes for _ in range(1 + len(guess))]
         return sample(
             logits,
             self.sampling,

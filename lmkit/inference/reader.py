@@ -5,7 +5,7 @@ B rows that are read, T tokens, V entries of the vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lmkit.errors import ModelError
-from lmkit.inference.lookup import Guesses
+from lmkit.inference.lookup import Guesses, agreement
 from lmkit.inference.rows import Rows
 from lmkit.nn.cache import Cache
 
@@ -32,6 +32,22 @@ class Step(NamedTuple):
     rows: list[int]
     guesses: list[Sequence[int]]
     logits: Tensor
+
+    @property
+    def asked(self) -> list[int]:
+        """The row of each of the N."""
+        if not any(self.guesses):
+            return self.rows
+        pairs = zip(self.rows, self.guesses, strict=True)
+        return [row for row, guess in pairs for _ in range(1 + len(guess))]
+
+    def settled(self, chosen: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
+        """Each row's of N chosen ids: those of its guess that came true, and the one behind."""
+        start = 0
+        for row, guess in zip(self.rows, self.guesses, strict=True):
+            ids = chosen[start : start + 1 + len(guess)]
+            start += len(ids)
+            yield row, ids[: agreement(guess, ids) + 1]
 
 
 def context_start(length: int, max_len: int) -> int:

@@ -21,15 +21,16 @@ class Rows:
 
     Args:
         prompts: lists of ids, none empty.
-        samples: rows a prompt, numbered prompt by prompt.
         most: ids that a row may grow by.
-        stop_ids: a row that chooses one of them ends with it.
-        after: given the row and what it chose; gives the ids that are put behind it.
-        ended: rows that do not grow any more; the caller may put in some too.
+        samples: rows a prompt, numbered prompt by prompt; each prompt is read once.
+        stop_ids: a row that chooses one of them ends with it; never penalised as repeated.
+        after: called with the row and the id after each choice; gives the ids that are put behind
+            it. They count as new ones, and the model reads them together with what it chose.
 
     Attributes:
         texts: of each row the prompt and what has been written behind it.
         begun: of each row the length of its prompt.
+        ended: rows that do not grow any more. Whoever reads what is written may put in some too.
 
     Raises:
         ModelError: an empty prompt, or no samples.
@@ -38,11 +39,10 @@ class Rows:
     def __init__(
         self,
         prompts: Sequence[Sequence[int]],
-        samples: int,
         most: int,
+        samples: int = 1,
         stop_ids: Collection[int] = (),
         after: Callable[[int, int], Sequence[int]] | None = None,
-        ended: set[int] | None = None,
     ) -> None:
         if not all(prompts):
             raise ModelError(
@@ -54,7 +54,7 @@ class Rows:
         self.most = most
         self.stop_ids = frozenset(stop_ids)
         self.after = after
-        self.ended = set() if ended is None else ended
+        self.ended: set[int] = set()
         self.texts = [list(prompt) for prompt in prompts for _ in range(samples)]
         self.begun = [len(text) for text in self.texts]
 

@@ -8,7 +8,6 @@ whatever the size.
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 
 import torch
@@ -24,41 +23,66 @@ from lmkit.train.precision import Precision
 # were measured on a CPU with the zoo's models; half is in the middle, and what nanochat reports for
 # a GPU.
 EFFICIENCY = 0.5
-PROBE_SIZES = {"cpu": 512, "cuda": 8192}  # rows of the matrices; milliseconds a product
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes that a rank holds at the end of a forward pass, when it holds most.
 
-    On a CPU 4 to 18 % more was measured than `total` says, and with what the allocator keeps up to
-    1.6 times as much.
+    On a CPU 4 to 18 % more was measured than the parts say, the copy for saves apart, and with what
+    the allocator keeps up to 1.6 times as much.
 
     Attributes:
         weights: parameters and buffers.
         gradients: of what is trained.
+        average: of what is trained, where a stage averages its weights.
         optimizers: their state; None where their step needs numbers to be rehearsed.
         activations: what the forward pass of a micro-batch keeps for the backward pass; None where
             the pass needs numbers.
         available: what the device has in all; None where it does not say.
+        on_host: the device is the CPU.
     """
 
     weights: int
     gradients: int
+    average: int
     optimizers: int | None
     activations: int | None
     available: int | None
+    on_host: bool
+
+    @property
+    def copy(self) -> int | None:
+        """What a save copies into the host's memory, and writes from there while training goes on;
+        kept from the first save to the end."""
+        return None if self.optimizers is None else self.weights + self.average + self.optimizers
+
+    @property
+    def parts(self) -> dict[str, int | None]:
+        """What lies on the device, by name."""
+        parts = {
+            "weights": self.weights,
+            "gradients": self.gradients,
+            "average": self.average,
+            "optimizers": self.optimizers,
+            "activations": self.activations,
+        }
+        return parts | ({"copy for saves": self.copy} if self.on_host else {})
 
     @property
     def total(self) -> int | None:
         """All together, if all is known."""
-        if self.optimizers is None or self.activations is None:
-            return None
-        return self.weights + self.gradients + self.optimizers + self.activations
+        known = [n for n in self.parts.values() if n is not None]
+        return sum(known) if len(known) == len(self.parts) else None
 
 
 def estimate_memory(
-    model: LMBase, optimizers: OptimizerSet, rows: int, isolated: bool, precision: Precision
+    model: LMBase,
+    optimizers: OptimizerSet,
+    rows: int,
+    isolated: bool,
+    precision: Precision,
+    averaged: bool = False,
 ) -> Memory:
     """Rehearse a micro-batch of full rows, and a step.
 
@@ -67,15 +91,18 @@ def estimate_memory(
 
     Args:
         isolated: the rows have several documents, kept apart.
+        averaged: the stage keeps an average of its weights.
     """
     tensors = [*model.parameters(), *model.buffers()]
     trained = list(optimizers.parameters())
     return Memory(
         weights=sum(map(_bytes, tensors)),
         gradients=sum(map(_bytes, trained)),
+        average=sum(map(_bytes, trained)) if averaged else 0,
         activations=_activation_bytes(model, rows, isolated, precision),
         optimizers=_state_bytes(optimizers, trained),
         available=device_memory(precision.device),
+        on_host=precision.device.type == "cpu",
     )
 
 
@@ -87,14 +114,6 @@ def device_memory(device: torch.device) -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):  # not on every system
         return None
-
-
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a product of two square matrices, the best of five."""
-    size = PROBE_SIZES.get(device.type, 2048)
-    matrix = torch.ones(size, size, dtype=dtype, device=device)
-    best = min(_seconds_of_product(matrix) for _ in range(6))  # the first one warms up
-    return 2 * size**3 / best
 
 
 def _activation_bytes(model: LMBase, rows: int, isolated: bool, precision: Precision) -> int | None:
@@ -132,16 +151,3 @@ def _state_bytes(optimizers: OptimizerSet, trained: list[nn.Parameter]) -> int |
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def _seconds_of_product(matrix: Tensor) -> float:
-    _wait_for(matrix.device)
-    started = time.perf_counter()
-    torch.mm(matrix, matrix)
-    _wait_for(matrix.device)
-    return time.perf_counter() - started
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

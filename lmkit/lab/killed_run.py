@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lmkit.errors import LMKitError
 from lmkit.train.metrics import FILE
-from lmkit.train.metrics_file import read_metrics
+from lmkit.train.metrics_file import last_step
 
 POLL = 0.005  # seconds between two looks at how far a run is
 
@@ -123,4 +123,4 @@ class KilledRun:
             )
 
     def _step(self) -> int:
-        return max((line["step"] for line in read_metrics(self._out / FILE)), default=0)
+        return last_step(self._out / FILE)

@@ -15,14 +15,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lmkit.config import Experiment
 from lmkit.errors import ModelError, NumericError, PluginError
-from lmkit.lab.estimate import EFFICIENCY, matmul_rate
+from lmkit.lab.estimate import EFFICIENCY
 from lmkit.lab.stage_preview import StageLook, StagePreview
 from lmkit.lab.stand_in import with_tokenizer
 from lmkit.model import LMBase
 from lmkit.ranks.world import World, pick_device
 from lmkit.text import Batch
 from lmkit.train.accumulate import LossModule, accumulate
-from lmkit.train.precision import Precision, choose
+from lmkit.train.peak import measured
+from lmkit.train.precision import FP8_NEEDS, Precision, choose, has_fp8
 from lmkit.train.recompute import recompute_blocks
 from lmkit.train.runner import LMRunnerBase, build_runner
 
@@ -44,6 +45,7 @@ class Preview:
     Attributes:
         out: the run's folder.
         device, precision: what it would be trained on, and in.
+        untold: what cannot be told on this device, in words; empty where all can.
         parts: parameters by role.
         learned_from: the text that the vocabulary waits for; None where it is there. Until then
             another one of its size stands in for it.
@@ -56,6 +58,7 @@ class Preview:
     out: str
     device: str
     precision: str
+    untold: str
     model: str
     max_len: int
     vocabulary: int
@@ -86,13 +89,15 @@ def preview(experiment: Experiment, *, run: bool = False) -> Preview:
     Raises:
         LMKitError: what `lmkit train` would raise before its first step.
         NumericError: the loss of the micro-step is not finite.
+        ConfigError: a micro-step in fp8 on a device that has none.
     """
     learned = with_tokenizer(experiment)
     experiment = learned.experiment
     runner = build_runner(experiment)
     device = pick_device(runner.device)
+    untold = "" if run else _stand_in_for_fp8(runner, device)
     precision = Precision(choose(runner.precision_policy, device), device)
-    product_rate = matmul_rate(device, precision.dtype)
+    product_rate = measured(device, precision.dtype)
     model, mode = make_model(experiment, runner, device)
     with tempfile.TemporaryDirectory(prefix="lmkit-check-") as cache:
         is_learned = learned.waits_for is None
@@ -101,11 +106,14 @@ def preview(experiment: Experiment, *, run: bool = False) -> Preview:
         )
         looks = [look.at(index) for index in range(len(experiment.stages))]
         micro_step = _do_micro_step(experiment, looks[0][1]) if run else None
+    if untold:
+        Precision("fp8", device).prepare(model)
     return Preview(
         name=experiment.name,
         out=experiment.out,
         device=str(device),
         precision=precision.name,
+        untold=untold,
         model=experiment.model.path,
         max_len=model.max_len,
         vocabulary=model.need_tokenizer().vocab_size,
@@ -117,6 +125,14 @@ def preview(experiment: Experiment, *, run: bool = False) -> Preview:
         micro_step=micro_step,
         stages=tuple(stage for stage, _ in looks),
     )
+
+
+def _stand_in_for_fp8(runner: LMRunnerBase, device: torch.device) -> str:
+    """Where the device has no fp8, have bf16 looked at in its place; gives what is left untold."""
+    if runner.precision_policy != "fp8" or has_fp8(device):
+        return ""
+    runner.precision_policy = "bf16"
+    return f"in place of fp8, whose memory and time only {FP8_NEEDS} can tell"
 
 
 def make_model(

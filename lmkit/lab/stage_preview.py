@@ -231,7 +231,7 @@ class StageLook:
             optimizers=tuple(_optimizer_previews(optimizers, stage, is_known)),
             schedule=tuple(_factors(run)),
             rows=tuple(decoded) if available and self.is_learned else (),
-            memory=self._estimate(optimizers, rows, isolated=batch.documents is not None),
+            memory=self._estimate(optimizers, rows, batch.documents is not None, bool(stage.ema)),
         ), batch
 
     def _check_beginning(self, stage: Stage, index: int) -> None:
@@ -289,14 +289,16 @@ class StageLook:
             reference=lambda: self.model,
         )
 
-    def _estimate(self, optimizers: OptimizerSet, rows: int, *, isolated: bool) -> Memory:
+    def _estimate(
+        self, optimizers: OptimizerSet, rows: int, isolated: bool, averaged: bool
+    ) -> Memory:
         """The memory; stages that differ in rates only are rehearsed once."""
         kinds = tuple((each.class_name, str(each.names)) for each in optimizers.members)
-        key = (kinds, rows, isolated)
+        key = (kinds, rows, isolated, averaged)
         if key not in self._memory:
             with self.mode:
                 self._memory[key] = estimate_memory(
-                    self.model, optimizers, rows, isolated, self.precision
+                    self.model, optimizers, rows, isolated, self.precision, averaged
                 )
         return self._memory[key]
 

@@ -14,7 +14,7 @@ from lmkit.data.vocabulary import train_tokenizer
 from lmkit.errors import ConfigError
 from lmkit.text import Tiktoken
 from lmkit.text.bpe import SPLIT_PATTERN, write_ranks
-from lmkit.text.tokenizer import RANKS_FILE
+from lmkit.text.tokenizer_folder import RANKS_FILE
 
 THIS = f"{__name__}.stand_in"
 N_BYTES = 256

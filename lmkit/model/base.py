@@ -6,7 +6,6 @@ B rows, T tokens a row, V entries of the vocabulary.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,8 +15,7 @@ import tiktoken
 import torch
 from torch import Tensor, nn
 
-from lmkit.config.names import plugin_error
-from lmkit.errors import DataError, LMKitError, ModelError
+from lmkit.errors import DataError, ModelError
 from lmkit.inference.sampling import Sampling
 from lmkit.inference.step import Stepper
 from lmkit.model import generate as generation
@@ -26,10 +24,11 @@ from lmkit.model.losses import Loss, token_loss
 from lmkit.model.recording import recorded, refuse_unknown
 from lmkit.model.results import Predictions, TrainResult
 from lmkit.model.roles import group_by_role, token_tables
+from lmkit.model.trial import check_logits, try_causality, try_forward
 from lmkit.nn.cache import Cache
 from lmkit.prompts import Completion, Prompt
 from lmkit.text.batch import Batch
-from lmkit.text.samples import encode_prompt, trim
+from lmkit.text.samples import encode_prompts
 from lmkit.text.tokenizer import Tiktoken, Tokenizer
 
 PromptLike = str | Mapping[str, Any] | Prompt
@@ -116,19 +115,10 @@ class LMBase(nn.Module):
             DataError: no prompts, or one of a wrong form.
         """
         tokenizer = self.need_tokenizer()
-        several = [prompts] if isinstance(prompts, str | Mapping | Prompt) else prompts
+        several = _as_prompts(prompts)
         if not several:
             raise DataError("there are no prompts")
-        samples = []
-        for index, prompt in enumerate(map(Prompt.of, several)):
-            sample = encode_prompt(tokenizer, prompt, include_prompts=include_prompts)
-            samples.append(trim(sample, self.max_len))
-            if not samples[-1].trained:
-                warnings.warn(
-                    f"{prompt.at or f'prompt {index}'}: no token to train on within "
-                    f"{self.max_len} tokens",
-                    stacklevel=2,
-                )
+        samples = encode_prompts(tokenizer, several, self.max_len, include_prompts)
         return Batch.of(samples, tokenizer.eos, tokenizer.token_bytes)
 
     # --- learning -----------------------------------------------------------------------------
@@ -154,7 +144,7 @@ class LMBase(nn.Module):
             given["cache"] = cache
         result = self(tokens, **given)
         logits = result[0] if isinstance(result, tuple) else result
-        self._check_shape(logits, tokens, cache is not None)
+        check_logits(self, logits, tokens, cached=cache is not None)
         return logits
 
     def loss(self, batch: Batch) -> Loss:
@@ -162,9 +152,7 @@ class LMBase(nn.Module):
 
         An extra loss belongs under `if self.training`: evaluation measures with this method too.
         """
-        logits = self.logits(batch.inputs, batch.documents)
-        if self._tokenizer is not None:
-            logits = logits[..., : self._tokenizer.vocab_size]  # a padded vocabulary's are no ids
+        logits = self._logits_of_ids(batch)
         return Loss(token_loss(logits, batch.targets, batch.weights), batch.count, batch.bytes)
 
     def log_probs(self, batch: Batch) -> Tensor:
@@ -172,9 +160,7 @@ class LMBase(nn.Module):
 
         Holds all logits at once: give it a micro-batch.
         """
-        logits = self.logits(batch.inputs, batch.documents).float()
-        if self._tokenizer is not None:
-            logits = logits[..., : self._tokenizer.vocab_size]  # a padded vocabulary's are no ids
+        logits = self._logits_of_ids(batch).float()
         chosen = logits.gather(-1, batch.targets[..., None])[..., 0]
         return chosen - logits.logsumexp(dim=-1)
 
@@ -194,10 +180,15 @@ class LMBase(nn.Module):
         tokenizer = self.need_tokenizer()
         batch = batch.to(self.device)
         with torch.no_grad(), self.evaluating():
-            logits = self.logits(batch.inputs, batch.documents)
-        likeliest = logits[..., : tokenizer.vocab_size].argmax(dim=-1)
+            likeliest = self._logits_of_ids(batch).argmax(dim=-1)
         rows = zip(likeliest, batch.weights, strict=True)
         return [tokenizer.decode(ids[weights != 0].tolist()) for ids, weights in rows]
+
+    def _logits_of_ids(self, batch: Batch) -> Tensor:
+        logits = self.logits(batch.inputs, batch.documents)
+        if self._tokenizer is not None:
+            logits = logits[..., : self._tokenizer.vocab_size]  # a padded vocabulary's are no ids
+        return logits
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -272,10 +263,9 @@ class LMBase(nn.Module):
             ConfigError: batch_size or lookup out of range, or lookup for rows that are not greedy.
             NumericError: logits that are not finite.
         """
-        several = [prompts] if isinstance(prompts, str | Mapping | Prompt) else prompts
         writing = generation.Writing(
             self,
-            [Prompt.of(prompt) for prompt in several],
+            _as_prompts(prompts),
             sampling,
             samples,
             seeds,
@@ -356,23 +346,12 @@ class LMBase(nn.Module):
         """Try the model on two tokens, once: the first second is the time to find a wrong shape.
 
         Raises:
-            ModelError: as `logits`. Token 0 is in every vocabulary, so that a tokenizer bigger than
-                the model's embedding is told by its logits and not by an index error.
+            ModelError: as `logits`.
             PluginError: `forward` fails; holds its traceback.
         """
-        if self._checked:
-            return
-        tokens = torch.zeros(1, min(2, self.max_len), dtype=torch.long, device=self.device)
-        try:
-            with torch.no_grad(), self.evaluating():
-                self.logits(tokens)
-        except LMKitError:
-            raise
-        except Exception as error:
-            name = f"{type(self).__module__}.{type(self).__qualname__}.forward"
-            said = f"{name} fails on {tokens.numel()} tokens: {type(error).__name__}: {error}"
-            raise plugin_error(said, error, None, "mend it where its traceback ends") from error
-        self._checked = True
+        if not self._checked:
+            try_forward(self)
+            self._checked = True
 
     def check_causal(self) -> None:
         """Make sure that a token does not change what is predicted before it.
@@ -382,36 +361,9 @@ class LMBase(nn.Module):
         Raises:
             ModelError: it does.
         """
-        length = min(8, self.max_len)
-        tokens = torch.zeros(2, length, dtype=torch.long, device=self.device)
-        tokens[1, -1] = 1
-        with torch.no_grad(), self.evaluating():
-            one, other = self.logits(tokens)[:, :-1].float()
-        if not torch.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True):
-            raise ModelError(
-                f"{type(self).__qualname__} is not causal: a token changes the logits before it",
-                hint="position t may depend on the tokens 0..t only",
-            )
+        try_causality(self)
 
-    def _check_shape(self, logits: object, tokens: Tensor, cached: bool) -> None:
-        name = type(self).__qualname__
-        if not isinstance(logits, Tensor):
-            said = f"{name}.forward gave a {type(logits).__name__}, expected logits"
-            raise ModelError(said, hint="give a tensor, or a tuple that begins with one")
-        batch, length = tokens.shape
-        shapes = [(batch, length)] + [(batch, 1)] * cached
-        if logits.ndim != 3 or tuple(logits.shape[:2]) not in shapes:
-            raise ModelError(
-                f"{name}.forward gave logits of shape {tuple(logits.shape)}, "
-                f"expected ({batch}, {length}, vocabulary)",
-                hint="tokens come as (rows, length): keep both",
-            )
-        if not logits.is_floating_point():
-            said = f"{name}.forward gave logits of {str(logits.dtype).removeprefix('torch.')}"
-            raise ModelError(said, hint="give floating-point numbers")
-        if self._tokenizer is not None and logits.shape[2] < self._tokenizer.vocab_size:
-            raise ModelError(
-                f"{name} has logits for {logits.shape[2]} ids, "
-                f"its tokenizer has {self._tokenizer.vocab_size}",
-                hint="give the model the tokenizer's vocab_size, or a smaller tokenizer",
-            )
+
+def _as_prompts(given: PromptLike | Sequence[PromptLike]) -> list[Prompt]:
+    several = [given] if isinstance(given, str | Mapping | Prompt) else given
+    return [Prompt.of(prompt) for prompt in several]

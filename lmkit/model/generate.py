@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 
 from lmkit.errors import ModelError
-from lmkit.inference import Chosen, context_start, decode
+from lmkit.inference import Chosen, Rows, context_start, decode
 from lmkit.inference.sampling import Sampling
 from lmkit.inference.tools import ToolUse
 from lmkit.nn.cache import Cache
@@ -98,33 +98,35 @@ class Writing:
 
     def pieces(self) -> Iterator[Piece]:
         """All that is written, as soon as it is certain."""
-        ended: set[int] = set()
+        rows = Rows(
+            self.opened,
+            self.sampling.max_new_tokens,
+            self.samples,
+            self.stop_ids,
+            self._after if any(row.tool for row in self.rows) else None,
+        )
         with self.model.evaluating():
-            for index, token, forced in self._decode(ended):
+            for index, token, forced in self._decode(rows):
                 row = self.rows[index]
                 new = row.end(token) if token in self.stop_ids else row.push(token, forced)
                 if row.finish == "stop":
-                    ended.add(index)
+                    rows.ended.add(index)
                 yield from (Piece(index, *piece) for piece in new)
         for index, row in enumerate(self.rows):
             if row.finish == "length":
                 yield from (Piece(index, *piece) for piece in row.flush())
 
-    def _decode(self, ended: set[int]) -> Iterator[Chosen]:
+    def _decode(self, rows: Rows) -> Iterator[Chosen]:
         model = self.model
         return decode(
             model.stepper if self.compile else self._forward,
-            self.opened,
+            rows,
             self.sampling,
             max_len=model.max_len,
             vocab_size=model.need_tokenizer().vocab_size,
             device=model.device,
-            stop_ids=self.stop_ids,
             cache=self.cache,
-            samples=self.samples,
             seeds=self.seeds,
-            after=self._after if any(row.tool for row in self.rows) else None,
-            ended=ended,
             make_cache=model.make_cache,
             slots=self.batch_size,
             lookup=self.lookup,

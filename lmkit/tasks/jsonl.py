@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from lmkit.data.cache import file_digest, fingerprint_of
 from lmkit.data.files import Found, find_files, open_lines
-from lmkit.data.holdout import Split, check_holdout, split_documents
+from lmkit.data.holdout import Split, check_holdout
 from lmkit.errors import ConfigError, DataError, did_you_mean
 from lmkit.evals.task import Problem, Task
+from lmkit.tasks.held_out import held_out, without
 
 
 class JsonlTask(Task):
@@ -97,18 +98,13 @@ class JsonlTask(Task):
 
     @cached_property
     def _sides(self) -> tuple[list[Problem], list[Problem]]:
-        """What is trained and what is held out; the same question is never in both."""
+        """What is trained and what is held out."""
         problems = self._read(self.path)
         if self.test is not None:
             validation = self._read(self.test)
-            held_out = {problem.messages for problem in validation}
         else:
-            unique = {problem.messages: problem for problem in problems}
-            keyed = ((repr(asked), problem.prompt) for asked, problem in unique.items())
-            split = split_documents(keyed, "validation", self.holdout)
-            held_out = {prompt.messages for prompt in split}
-            validation = [problem for problem in problems if problem.messages in held_out]
-        return [problem for problem in problems if problem.messages not in held_out], validation
+            validation = held_out(problems, self.holdout, lambda problem: repr(problem.messages))
+        return without(problems, validation), validation
 
     def _read(self, path: str | list[str]) -> list[Problem]:
         files = self._files(path)

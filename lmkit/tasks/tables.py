@@ -12,11 +12,12 @@ from typing import Any
 from lmkit.data.cache import file_digest, fingerprint_of
 from lmkit.data.corpora import place_of
 from lmkit.data.files import find_files
-from lmkit.data.holdout import Split, check_holdout, split_documents
+from lmkit.data.holdout import Split, check_holdout
 from lmkit.data.known import known
 from lmkit.data.sources import JsonLines, Parquet
 from lmkit.errors import ConfigError, DataError, did_you_mean
 from lmkit.evals.task import Problem, Task
+from lmkit.tasks.held_out import held_out, without
 
 
 class TableTask(Task):
@@ -100,19 +101,12 @@ class TableTask(Task):
     @cached_property
     def _validation(self) -> list[Problem]:
         problems = self._read(self._files[-1])
-        if len(self._files) == 2:
-            return problems
-        unique = {problem.messages: problem for problem in problems}.values()
-        keyed = ((_question(problem), problem.prompt) for problem in unique)
-        held_out = set(split_documents(keyed, "validation", self.holdout))
-        return [problem for problem in problems if problem.prompt in held_out]
+        return problems if len(self._files) == 2 else held_out(problems, self.holdout, _question)
 
     @cached_property
     def _train(self) -> list[Problem]:
         """All that is not measured on: of published files too, a question may be in both."""
-        held_out = {problem.messages for problem in self._validation}
-        problems = self._read(self._files[0])
-        return [problem for problem in problems if problem.messages not in held_out]
+        return without(self._read(self._files[0]), self._validation)
 
     def _read(self, files: _Local | _Published) -> list[Problem]:
         rows = (row for path in files.paths() for row in _rows(path))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +73,25 @@ def trim(sample: Sample, max_len: int) -> Sample:
     if len(sample.ids) <= max_len + 1:
         return sample
     return Sample(sample.ids[: max_len + 1], sample.mask[: max_len + 1])
+
+
+def encode_prompts(
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], max_len: int, include_prompts: bool
+) -> list[Sample]:
+    """A trimmed sample a prompt; one that has no token left to train on is named in a warning.
+
+    Raises:
+        TokenizerError, DataError: as `encode_prompt`.
+    """
+    samples = []
+    for index, prompt in enumerate(prompts):
+        sample = trim(encode_prompt(tokenizer, prompt, include_prompts=include_prompts), max_len)
+        if not sample.trained:
+            place = prompt.at or f"prompt {index}"
+            said = f"{place}: no token to train on within {max_len} tokens"
+            warnings.warn(said, stacklevel=3)  # of whoever called LMBase.tokenize
+        samples.append(sample)
+    return samples
 
 
 def _encode(

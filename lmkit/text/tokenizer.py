@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import tiktoken
 
-from lmkit.config.registry import Spec, build, resolve
+from lmkit.config.registry import build, resolve
 from lmkit.errors import TokenizerError
 from lmkit.text.bpe import write_ranks
 from lmkit.text.chat import check_template
@@ -29,15 +28,18 @@ from lmkit.text.encodings import (
     with_names,
     with_special,
 )
-from lmkit.text.panic import told
+from lmkit.text.panic import check_unicode, cut_spaces, told
 from lmkit.text.stream_decoder import StreamDecoder
 from lmkit.text.template import ChatTemplate, packaged
+from lmkit.text.tokenizer_folder import (
+    ABOUT_FILE,
+    RANKS_FILE,
+    read_about,
+    refuse_outside,
+    write_about,
+)
 
-ABOUT_FILE = "tokenizer.json"
-RANKS_FILE = "vocabulary.tiktoken"
-LONGEST_SPACE = 100_000
 GAVE_UP = "tiktoken gives up on this text"
-_SPACE = re.compile(r"\s{64,}")  # no `\s{100000}`: 99,999 spaces would be tried from each of them
 
 
 class Tokenizer(ABC):
@@ -123,13 +125,7 @@ class Tokenizer(ABC):
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into the folder: the class, its settings, the fingerprint."""
-        about = {
-            "class": class_path(type(self)),
-            "settings": self.settings(),
-            "fingerprint": self.fingerprint,
-        }
-        text = json.dumps(about, indent=2, ensure_ascii=False)
-        Path(folder, ABOUT_FILE).write_text(text + "\n", encoding="utf-8")
+        write_about(folder, class_path(type(self)), self.settings(), self.fingerprint)
 
     @property
     def _has_chat_tokens(self) -> bool:
@@ -210,7 +206,7 @@ class Tiktoken(Tokenizer):
             beside = Path(folder or "", ranks)
             ranks = beside if beside.exists() else Path(ranks)
             if ranks.is_dir():
-                kept = _read_about(ranks)[0].args
+                kept = read_about(ranks).spec.args
                 ranks = ranks / RANKS_FILE
                 pattern = pattern or kept.get("pattern")
                 special_tokens = special_tokens or kept.get("special_tokens")
@@ -322,11 +318,11 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         ConfigError: its class is not found.
     """
     file = Path(folder, ABOUT_FILE)
-    spec, fingerprint = _read_about(folder)
+    spec, fingerprint = read_about(folder)
     target = resolve(spec.path, at=file)
     if not (isinstance(target, type) and issubclass(target, Tokenizer)):
         raise TokenizerError(f"{spec.path} is not a Tokenizer", at=file)
-    _refuse_outside(Path(folder), spec, file)
+    refuse_outside(folder, spec)
     tokenizer = build(spec, folder=str(folder))
     if tokenizer.fingerprint != fingerprint:
         raise TokenizerError(
@@ -337,51 +333,5 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     return tokenizer
 
 
-def _refuse_outside(folder: Path, spec: Spec, at: Path) -> None:
-    """Refuse settings that lead to a file elsewhere: a checkpoint may be a stranger's."""
-    ranks, chat = spec.args.get("ranks"), spec.args.get("chat")
-    names_a_file = isinstance(chat, str) and "{" not in chat and chat not in packaged()
-    for name in (ranks, chat if names_a_file else None):
-        if name is not None and (name != Path(str(name)).name or (folder / name).is_symlink()):
-            raise TokenizerError(f"it names a file outside of its folder: {name!r}", at=at)
-
-
-def _read_about(folder: str | Path) -> tuple[Spec, str]:
-    """The class and the settings that `save` wrote, and the fingerprint."""
-    file = Path(folder, ABOUT_FILE)
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-        return Spec(about["class"], about["settings"]), about["fingerprint"]
-    except OSError as error:
-        raise TokenizerError(f"cannot read the tokenizer: {error.strerror}", at=file) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TokenizerError("this is not a saved tokenizer", at=file) from error
-
-
 def class_path(target: type) -> str:
     return f"{target.__module__}.{target.__qualname__}"
-
-
-def check_unicode(text: str) -> None:
-    """Refuse lone surrogates: they have no bytes, and tiktoken would replace them in silence."""
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        around = text[max(error.start - 20, 0) : error.end + 20]
-        raise TokenizerError(
-            f"a lone surrogate at character {error.start} is no text: {around!r}",
-            hint="mend the text, or read it with errors='replace'",
-        ) from error
-
-
-def cut_spaces(text: str) -> list[str]:
-    """Cut inside very long white space: a split pattern tries every way to divide a run of it,
-    and at a million spaces the regular expression's stack overflows."""
-    if len(text) <= LONGEST_SPACE:
-        return [text]
-    cuts = [0, len(text)]
-    for run in _SPACE.finditer(text):
-        cuts[-1:-1] = range(run.start() + LONGEST_SPACE, run.end() + 1, LONGEST_SPACE)
-    return [text[start:stop] for start, stop in zip(cuts, cuts[1:], strict=False)]

@@ -51,6 +51,18 @@ def test_what_it_tells(project: Any) -> None:
     assert not project.run.exists()
 
 
+def test_what_only_another_device_can_tell_is_said_in_a_line(project: Any) -> None:
+    model = "model={class: lmkit_models.mlp.MLP, nodes: 32, embedding_dim: 16, max_len: 16}"
+    fp8 = ["runner.precision=fp8", "runner.device=cpu"]
+    done = project.lmkit("check", project.yaml, model, *fp8)
+    assert done.code == 0, done.err
+    assert "device      cpu, computing in bf16\n            in place of fp8, whose" in done.out
+    # what needs no such device is told as ever
+    for words, said in [((), "precision fp8 finds nothing to do"), ((model, "--run"), "needs an")]:
+        done = project.lmkit("check", project.yaml, *words, *fp8)
+        assert (done.code, said in done.err) == (2, True), done.err
+
+
 def test_what_was_overridden_belongs_to_the_command(project: Any) -> None:
     words = ["stages.0.evaluate={tokens: 32}", "--set", "seed=3"]
     done = project.lmkit("check", project.yaml, *words)

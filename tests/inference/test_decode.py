@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lmkit.errors import ModelError, NumericError
-from lmkit.inference import Chosen, Sampling, context_start, decode
+from lmkit.inference import Chosen, Rows, Sampling, context_start, decode
 from lmkit.nn import Cache, KVCache, Mask, StateCache, attend
 from lmkit_models.gpt import GPT
+from tests.inference.writing import written
 
 VOCAB, WIDTH, MAX_LEN = 23, 16, 12
 SAMPLED = Sampling(temperature=1.0, max_new_tokens=20, seed=3)
@@ -86,12 +87,9 @@ def texts(
     model: Any, prompts: Sequence[list[int]], sampling: Sampling, cache: bool | Cache, **more: Any
 ) -> list[list[int]]:
     """What decode adds to each prompt; with True for a cache, with one that the model makes."""
-    new: list[list[int]] = [[] for _ in range(len(prompts) * more.get("samples", 1))]
     memory = model.make_cache(len(prompts), MAX_LEN) if cache is True else cache or None
     options = {"max_len": MAX_LEN, "vocab_size": VOCAB, "cache": memory, **more}
-    for row, token, _ in decode(model, prompts, sampling, **options):
-        new[row].append(token)
-    return new
+    return written(model, prompts, sampling, **options)
 
 
 def plainly(model: nn.Module, tokens: list[int], count: int) -> list[int]:
@@ -151,15 +149,15 @@ def test_a_row_ends_with_a_stop_id(cache: bool) -> None:
 def test_the_caller_may_end_rows(cache: bool) -> None:
     prompts = [[1], [2, 3], [4, 5, 6]]
     free = texts(ATTENDING, prompts, SAMPLED, cache)
-    ended: set[int] = set()
+    rows = Rows(prompts, SAMPLED.max_new_tokens)
     new: list[list[int]] = [[], [], []]
     memory = ATTENDING.make_cache(3) if cache else None
     for row, token, _ in decode(
-        ATTENDING, prompts, SAMPLED, max_len=MAX_LEN, vocab_size=VOCAB, cache=memory, ended=ended
+        ATTENDING, rows, SAMPLED, max_len=MAX_LEN, vocab_size=VOCAB, cache=memory
     ):
         new[row].append(token)
         if row == 1 and len(new[1]) == 3:
-            ended.add(1)
+            rows.ended.add(1)
     assert new == [free[0], free[1][:3], free[2]]
 
 
@@ -201,7 +199,7 @@ def test_it_streams() -> None:
         seen.append(tokens.shape)
         return ATTENDING(tokens, cache)
 
-    steps = decode(forward, [[1]], SAMPLED, max_len=MAX_LEN, vocab_size=VOCAB)
+    steps = decode(forward, Rows([[1]], 20), SAMPLED, max_len=MAX_LEN, vocab_size=VOCAB)
     assert not seen
     next(steps)
     assert len(seen) == 1
@@ -275,17 +273,9 @@ def test_forced_ids_are_told_apart_count_and_are_read_at_once(cache: bool) -> No
         return [10, 11] if token == 5 else []
 
     memory = ATTENDING.make_cache(1) if cache else None
-    steps = list(
-        decode(
-            forward,
-            [[3]],
-            Sampling(max_new_tokens=6),
-            max_len=MAX_LEN,
-            vocab_size=VOCAB,
-            cache=memory,
-            after=answer,
-        )
-    )
+    rows = Rows([[3]], 6, after=answer)
+    options: dict[str, Any] = {"max_len": MAX_LEN, "vocab_size": VOCAB, "cache": memory}
+    steps = list(decode(forward, rows, Sampling(), **options))
     ids = [(4, False), (5, False), (10, True), (11, True), (12, False), (13, False)]
     assert steps == [Chosen(0, *pair) for pair in ids]
     assert shapes == ([1, 1, 3, 1] if cache else [1, 2, 5, 6])
@@ -321,26 +311,26 @@ def test_a_prompt_is_read_once_for_all_its_samples(model: nn.Module) -> None:
     memory = model.make_cache(2)  # type: ignore[operator]
     options: dict[str, Any] = {"max_len": MAX_LEN, "vocab_size": VOCAB}
     sampling = Sampling(temperature=1.0, max_new_tokens=3)
-    list(decode(forward, [[1, 2, 3], [4]], sampling, cache=memory, samples=3, **options))
+    written(forward, [[1, 2, 3], [4]], sampling, cache=memory, samples=3, **options)
     assert shapes == [(2, 3), (6, 1), (6, 1)]
 
 
 @pytest.mark.parametrize("model", [ATTENDING, COUNTING])
 def test_rows_that_have_ended_leave_the_cache(model: nn.Module) -> None:
-    rows = []
+    read = []
 
     def forward(tokens: Tensor, cache: Cache | None) -> Tensor:
-        rows.append(len(tokens))
+        read.append(len(tokens))
         return model(tokens, cache)
 
-    ended: set[int] = set()
+    rows = Rows([[1]] * 8, SAMPLED.max_new_tokens)
     memory = model.make_cache(8)  # type: ignore[operator]
-    options: dict[str, Any] = {"max_len": MAX_LEN, "vocab_size": VOCAB, "ended": ended}
-    for row, _, _ in decode(forward, [[1]] * 8, SAMPLED, cache=memory, **options):
-        if row == 7 and len(ended) < 7:
-            ended.add(len(ended))
+    options: dict[str, Any] = {"max_len": MAX_LEN, "vocab_size": VOCAB}
+    for row, _, _ in decode(forward, rows, SAMPLED, cache=memory, **options):
+        if row == 7 and len(rows.ended) < 7:
+            rows.ended.add(len(rows.ended))
     # one that has ended is still carried along; of eight, two are worth a copy
-    assert rows[:8] == [8, 8, 6, 6, 4, 3, 2, 1]
+    assert read[:8] == [8, 8, 6, 6, 4, 3, 2, 1]
 
 
 def test_a_cache_that_cannot_take_rows_still_decodes() -> None:

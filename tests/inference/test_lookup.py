@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lmkit.errors import ConfigError, ModelError
-from lmkit.inference import Sampling, decode
+from lmkit.inference import Rows, Sampling, decode
 from lmkit.inference.lookup import Lookup, agreement
 from lmkit.nn import Cache
 from lmkit_models.gpt import GPT
 from lmkit_models.recurrent import GRULM
+from tests.inference.writing import written
 
 VOCAB, MAX_LEN = 5, 16  # few ids, so that much is repeated
 OPTIONS: dict[str, Any] = {"max_len": MAX_LEN, "vocab_size": VOCAB}
@@ -34,11 +35,8 @@ def calls(row: int, token: int) -> list[int]:
 
 def texts(model: Any, prompts: Sequence[Sequence[int]], **more: Any) -> list[list[int]]:
     """What decode adds to each prompt."""
-    new: list[list[int]] = [[] for _ in range(len(prompts) * more.get("samples", 1))]
     sampling = more.pop("sampling", Sampling(max_new_tokens=20))
-    for row, token, _ in decode(model, prompts, sampling, **{**OPTIONS, **more}):
-        new[row].append(token)
-    return new
+    return written(model, prompts, sampling, **{**OPTIONS, **more})
 
 
 @pytest.mark.parametrize(
@@ -124,12 +122,11 @@ def test_a_row_that_the_caller_ends_gets_no_more_of_a_guess() -> None:
     def forward(tokens: Tensor, cache: Cache | None) -> Tensor:
         return torch.eye(VOCAB)[3].expand(*tokens.shape, VOCAB)
 
-    ended, ids = set[int](), []
-    sampling = Sampling(max_new_tokens=20)
-    for _, token, _ in decode(forward, [[3, 3, 3]], sampling, lookup=9, ended=ended, **OPTIONS):
+    rows, ids = Rows([[3, 3, 3]], 20), []
+    for _, token, _ in decode(forward, rows, Sampling(), lookup=9, **OPTIONS):
         ids.append(token)
         if len(ids) == 4:
-            ended.add(0)
+            rows.ended.add(0)
     assert ids == [3] * 4
 
 

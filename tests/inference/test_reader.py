@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lmkit.errors import ConfigError, ModelError
-from lmkit.inference import Sampling, decode
+from lmkit.inference import Rows, Sampling, decode
 from lmkit.nn import Cache, KVCache
 from lmkit_models.gpt import GPT
 from lmkit_models.recurrent import GRULM
+from tests.inference.writing import written
 
 VOCAB, MAX_LEN = 19, 12
 OPTIONS: dict[str, Any] = {"max_len": MAX_LEN, "vocab_size": VOCAB}
@@ -40,10 +41,7 @@ def texts(
     model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, **more: Any
 ) -> list[list[int]]:
     """What decode adds to each prompt."""
-    new: list[list[int]] = [[] for _ in range(len(prompts) * more.get("samples", 1))]
-    for row, token, _ in decode(model, prompts, sampling, **{**OPTIONS, **more}):
-        new[row].append(token)
-    return new
+    return written(model, prompts, sampling, **{**OPTIONS, **more})
 
 
 class Watched:
@@ -103,22 +101,15 @@ def test_a_row_does_not_notice_how_many_are_written_at_once(
 
 
 def test_a_waiting_prompt_is_read_by_itself_and_takes_the_place_of_one_that_has_ended() -> None:
-    watched, ended = Watched(), set[int]()
-    sampling = Sampling(max_new_tokens=4)
+    watched = Watched()
     order = []
-    prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9], [3], [2]]
+    rows = Rows([[1, 2, 3], [4, 5], [6, 7, 8, 9], [3], [2]], 4)
     for row, _, _ in decode(
-        watched,
-        prompts,
-        sampling,
-        make_cache=GPT_.make_cache,
-        slots=2,
-        ended=ended,
-        **OPTIONS,
+        watched, rows, Sampling(), make_cache=GPT_.make_cache, slots=2, **OPTIONS
     ):
         order.append(row)
         if row == 0:
-            ended.add(0)  # after its first token
+            rows.ended.add(0)  # after its first token
     # being read, a prompt gives its first token
     assert order == [0, 1, 2, *[2, 1] * 3, *[3, 4] * 4]
     assert watched.shapes == [(2, 3), (1, 4), *[(2, 1)] * 7]

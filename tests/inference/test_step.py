@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lmkit.inference import Sampling, decode, replay
+from lmkit.inference import Rows, Sampling, decode, replay
 from lmkit.inference import step as module
 from lmkit.inference.replay import Board, reach
 from lmkit.inference.step import Stepper
@@ -22,6 +22,7 @@ from lmkit.text import Byte
 from lmkit_models.gpt import GPT
 from lmkit_models.gpt2 import GPT2
 from lmkit_models.recurrent import GRULM
+from tests.inference.writing import written
 
 VOCAB, MAX_LEN = 23, 24
 GREEDY = Sampling(max_new_tokens=40)
@@ -71,11 +72,8 @@ def texts(
     model: LMBase, forward: Any, prompts: Sequence[list[int]], sampling: Sampling, **more: Any
 ) -> list[list[int]]:
     """What decode adds to each prompt."""
-    new: list[list[int]] = [[] for _ in prompts]
     options = {"max_len": MAX_LEN, "vocab_size": VOCAB, "make_cache": model.make_cache, **more}
-    for row, token, _ in decode(forward, prompts, sampling, **options):
-        new[row].append(token)
-    return new
+    return written(forward, prompts, sampling, **options)
 
 
 def plain(model: LMBase) -> Any:
@@ -262,7 +260,7 @@ def test_two_caches_at_once_do_not_share_a_board(replayed: list[int]) -> None:
     stepper = Stepper(model)
     options: dict[str, Any] = {"max_len": MAX_LEN, "vocab_size": VOCAB}
     options["make_cache"] = model.make_cache
-    ways = [decode(stepper, [prompt], GREEDY, **options) for prompt in PROMPTS[:2]]
+    ways = [decode(stepper, Rows([prompt], 40), GREEDY, **options) for prompt in PROMPTS[:2]]
     turns = list(zip(*ways, strict=True))
     expected = texts(model, plain(model), PROMPTS[:2], GREEDY)
     assert [[turn[i].id for turn in turns] for i in range(2)] == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from lmkit import LMBase
 from lmkit.config import Spec
-from lmkit.lab.estimate import device_memory, estimate_memory, matmul_rate
+from lmkit.lab.estimate import device_memory, estimate_memory
 from lmkit.optim import OptimizerSet
 from lmkit.text import Byte
 from lmkit.train.loading import build_model
@@ -49,7 +50,19 @@ def test_every_part() -> None:
     # what cross_entropy keeps (log-probabilities, ids again as targets) and the weights of tokens
     assert found.activations is not None
     assert ids + 2 * hidden + logits <= found.activations <= ids + 2 * hidden + 1.2 * logits
-    assert found.total == found.weights + found.gradients + found.optimizers + found.activations
+    held = found.weights + found.gradients + found.optimizers + found.activations
+    assert found.copy == found.weights + found.optimizers  # what a save keeps of it
+    assert found.total == held + found.copy
+
+
+def test_a_save_copies_into_the_hosts_memory() -> None:
+    model = Squares()
+    found = estimate_memory(model, optimizers(model), 4, False, FP32, averaged=True)
+    assert found.average == found.gradients
+    assert found.copy == found.weights + found.average + (found.optimizers or 0)
+    assert found.total == sum(n or 0 for n in found.parts.values())
+    elsewhere = replace(found, on_host=False)
+    assert (found.total or 0) - (elsewhere.total or 0) == found.copy == elsewhere.copy
 
 
 def test_rows_and_precision_count() -> None:
@@ -107,5 +120,4 @@ def test_what_needs_numbers_is_not_guessed() -> None:
 
 
 def test_the_machine() -> None:
-    assert matmul_rate(CPU, torch.float32) > 1e8
     assert (device_memory(CPU) or 0) > 2**28

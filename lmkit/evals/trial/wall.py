@@ -70,8 +70,8 @@ def refuse_call(*args: Any, **kwargs: Any) -> NoReturn:
 
 def hook(folder: str, find: Callable[..., str]) -> Callable[[str, tuple[Any, ...]], None]:
     """Refuses what is listed above, and changes of files outside the folder."""
+    opened, imported = opening(folder, find), importing(folder, find)
     events = _pairs(REFUSED)
-    modules = _pairs(CLOSED)
     changing = tuple((name, n) for n, names in CHANGING.items() for name in names.split())
 
     def check(
@@ -80,39 +80,20 @@ def hook(folder: str, find: Callable[..., str]) -> Callable[[str, tuple[Any, ...
         *,
         events: Any = events,
         refused: Any = frozenset(name for name, _ in events),
-        modules: Any = modules,
         changing: Any = changing,
         changes: Any = frozenset(name for name, _ in changing),
         folder: Any = folder,
-        writing: Any = WRITING,
         unix: Any = UNIX,
-        kind: Any = type,
-        whole: Any = int,
-        text: Any = str,
         find: Any = find,
-        stat: Any = os.stat,
-        oserror: Any = OSError,
+        opened: Any = opened,
+        imported: Any = imported,
         devnull: Any = os.devnull,
         attributes: Any = ("object.__getattr__", "object.__setattr__", "object.__delattr__"),
         refusal: Any = PermissionError,
-        missing: Any = ImportError,
     ) -> None:
         paths: Any = ()
         if event == "open":
-            name, mode, flags = args
-            if kind(name) is whole and mode is not None:
-                return  # a file that is open
-            place = find(name, changed=mode is None)  # as `os.open`, which may hold a folder open
-            if place.startswith("/proc/") and place.endswith("/mem"):
-                raise refusal("a program may not look behind its wall")
-            if flags & writing:
-                paths = (name,)
-            elif mode is None and place != folder and not place.startswith(folder + "/"):
-                try:  # a folder elsewhere, held open, would make any relative path lead there
-                    if stat(place).st_mode & 0o170000 == 0o040000:
-                        paths = (name,)
-                except oserror:
-                    pass
+            paths = opened(*args)
         elif event in changes:
             for known, number in changing:
                 if known == event:
@@ -122,25 +103,81 @@ def hook(folder: str, find: Callable[..., str]) -> Callable[[str, tuple[Any, ...
                 if known == event:
                     raise refusal("a program may not " + what)
         elif event == "import":
-            if kind(args[0]) is not text:
-                raise missing("a program may not use a name of its own kind")
-            # by whatever package it is asked for: the name that counts is the last
-            last, file = args[0].rpartition(".")[2], args[1]
-            for known, what in modules:
-                if known == last:
-                    raise missing("a program may not " + what)
-            if file is not None and find(file).startswith(folder + "/"):
-                raise missing("a program may not bring machine code")
+            imported(args[0], args[1])
         elif event == "socket.__new__" and args[1] != unix:
             raise refusal("a program may not use the network")
-        elif event in attributes and args[0] is find:  # it stands in a traceback's frames
-            raise refusal("a program may not look behind its wall")
+        elif event in attributes:
+            for own in (find, opened, imported):  # they stand in a traceback's frames
+                if args[0] is own:
+                    raise refusal("a program may not look behind its wall")
         for path in paths:
             place = find(path, changed=True)
             if place != devnull and place != folder and not place.startswith(folder + "/"):
                 raise refusal("a program may change files in its own folder only")
 
     return check
+
+
+def opening(folder: str, find: Callable[..., str]) -> Callable[[Any, Any, int], tuple[Any, ...]]:
+    """The paths that are changed by opening one, or by what is held open then."""
+
+    def opened(
+        name: Any,
+        mode: Any,
+        flags: int,
+        *,
+        folder: Any = folder,
+        find: Any = find,
+        writing: Any = WRITING,
+        kind: Any = type,
+        whole: Any = int,
+        stat: Any = os.stat,
+        oserror: Any = OSError,
+        refusal: Any = PermissionError,
+    ) -> tuple[Any, ...]:
+        if kind(name) is whole and mode is not None:
+            return ()  # a file that is open
+        place = find(name, changed=mode is None)  # as `os.open`, which may hold a folder open
+        if place.startswith("/proc/") and place.endswith("/mem"):
+            raise refusal("a program may not look behind its wall")
+        if flags & writing:
+            return (name,)
+        if mode is None and place != folder and not place.startswith(folder + "/"):
+            try:  # a folder elsewhere, held open, would make any relative path lead there
+                if stat(place).st_mode & 0o170000 == 0o040000:
+                    return (name,)
+            except oserror:
+                pass
+        return ()
+
+    return opened
+
+
+def importing(folder: str, find: Callable[..., str]) -> Callable[[Any, Any], None]:
+    """Refuses the modules listed above, and machine code from the folder."""
+    closed = _pairs(CLOSED)
+
+    def imported(
+        module: Any,
+        file: Any,
+        *,
+        folder: Any = folder,
+        find: Any = find,
+        closed: Any = closed,
+        kind: Any = type,
+        text: Any = str,
+        missing: Any = ImportError,
+    ) -> None:
+        if kind(module) is not text:
+            raise missing("a program may not use a name of its own kind")
+        last = module.rpartition(".")[2]  # by whatever package it is asked for: this counts
+        for known, what in closed:
+            if known == last:
+                raise missing("a program may not " + what)
+        if file is not None and find(file).startswith(folder + "/"):
+            raise missing("a program may not bring machine code")
+
+    return imported
 
 
 def _pairs(table: dict[str, str]) -> tuple[tuple[str, str], ...]:
