@@ -14,7 +14,7 @@ import lmkit
 
 ROOT = Path(lmkit.__file__).parent.parent
 FLOORS = {
-    "errors": 0, "prompts": 1, "config": 2, "ranks": 3, "text": 3, "nn": 3, "optim": 3,
+    "errors": 0, "prompts": 1, "config": 2, "ranks": 3, "text": 3, "nn": 3, "optim": 4,
     "data": 4, "inference": 4, "model": 5, "checkpoints": 6, "evals": 6, "tasks": 7, "train": 7,
     "rl": 8, "serve": 8, "lab": 8, "interop": 8, "cli": 9, "__main__": 10,
 }  # fmt: skip

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -14,18 +12,16 @@ from typing import Any
 from tqdm import tqdm
 
 from lmkit.data.store import TokenStore
+from lmkit.data.worker import Worker
 
 logger = logging.getLogger(__name__)
-
-LEAVING = 2.0  # seconds that a thread gets to end when the process does
-_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 class ShardedStore:
     """The tokens of a source that is read shard by shard.
 
-    A shard is made by a thread of its own when it is asked for, and then the next one too. A
-    process that ends does not wait for them; what they leave unfinished in the cache is no store.
+    A shard is made by a worker of its own when it is asked for, and then the next one too. What
+    they leave unfinished in the cache when the process ends is no store.
 
     Args:
         makers: what makes the store of each shard, in their order.
@@ -106,27 +102,5 @@ class ShardedStore:
     def _begin(self, number: int) -> Future[TokenStore]:
         with self._beginning:
             if number not in self._making:
-                making: Future[TokenStore] = Future()
-                self._making[number] = making
-                arguments = (making, self._makers[number])
-                thread = threading.Thread(target=_make, args=arguments, daemon=True)
-                _threads.add(thread)
-                thread.start()
+                self._making[number] = Worker("lmkit-shard").begin(self._makers[number])
             return self._making[number]
-
-
-def _make(making: Future[TokenStore], maker: Callable[[], TokenStore]) -> None:
-    try:
-        making.set_result(maker())
-    except BaseException as error:  # it is raised again where the shard is asked for
-        making.set_exception(error)
-
-
-@atexit.register
-def _leave() -> None:
-    """Wait for threads that tokenise; they fail at their next piece, as no pool takes work now.
-
-    One that is inside Arrow while the interpreter is taken down could abort the process.
-    """
-    for thread in list(_threads):
-        thread.join(LEAVING)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from functools import partial
 from typing import Protocol
 
+from lmkit.data.worker import Worker
 from lmkit.text import Batch
+
+LOOK = 0.1  # seconds between two looks while a batch is waited for
 
 
 class RowSource(Protocol):
@@ -37,6 +41,7 @@ class BatchStream(Iterator[Batch]):
         size: of how many.
         unit: cut between every so many rows of a global batch only.
         prefetch: False: make a batch when it is asked for.
+        look: is called now and then while a batch is waited for; what it raises ends the waiting.
 
     Attributes:
         position: rows of the stream that were handed out, those of all ranks together.
@@ -59,6 +64,7 @@ class BatchStream(Iterator[Batch]):
         size: int = 1,
         unit: int = 1,
         prefetch: bool = True,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self.rows = rows
         self.rows_per_batch = rows_per_batch
@@ -69,7 +75,8 @@ class BatchStream(Iterator[Batch]):
         self.position = first_row
         self.tokens = 0
         self._waited = 0.0
-        self._thread = ThreadPoolExecutor(1, "lmkit-batches") if prefetch else None
+        self._look = look
+        self._worker = Worker("lmkit-batches") if prefetch else None
         self._ahead = self._prepare()
 
     def __next__(self) -> Batch:
@@ -78,6 +85,8 @@ class BatchStream(Iterator[Batch]):
             self.close()
             raise StopIteration
         started = time.perf_counter()
+        while self._ahead and not wait([self._ahead], LOOK).done:
+            self._look()
         batch = self._ahead.result() if self._ahead else self._share(self.position)
         self._waited += time.perf_counter() - started
         self.position += count
@@ -93,14 +102,14 @@ class BatchStream(Iterator[Batch]):
 
     def close(self) -> None:
         """Stop preparing batches."""
-        if self._thread:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._worker:
+            self._worker.close()
 
     def _prepare(self) -> Future[Batch] | None:
         """The batch at `position`, begun in the thread."""
-        if self._thread is None or not self._rows_at(self.position):
+        if self._worker is None or not self._rows_at(self.position):
             return None
-        return self._thread.submit(self._share, self.position)
+        return self._worker.begin(partial(self._share, self.position))
 
     def _rows_at(self, position: int) -> int:
         """Rows of the global batch that begins here."""

@@ -16,7 +16,9 @@ from lmkit.data.sources import JsonLines, Parquet, Source, TextFiles
 from lmkit.errors import ConfigError, DataError, TokenizerError
 from lmkit.prompts import Prompt
 from lmkit.text.bpe import SPLIT_PATTERN, train, write_ranks
-from lmkit.text.tokenizer import RANKS_FILE, Tiktoken, check_unicode
+from lmkit.text.panic import check_unicode
+from lmkit.text.tokenizer import Tiktoken
+from lmkit.text.tokenizer_folder import RANKS_FILE
 
 logger = logging.getLogger(__name__)
 

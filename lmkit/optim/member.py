@@ -121,10 +121,14 @@ class Member:
             goes_on = {key: now[key] for key in now if made.get(key) == makes.get(key)}
             groups.append({**group, **goes_on})
         states: dict[str, dict[str, Any]] = {}
+        # what has a parameter's shape is cut as that is, but for what the optimizer names
+        uncut = getattr(self.optimizer, "uncut", ())
         for name, p in self.named():
             saved = packed["parameters"][name]["state"]
             state = {key: unpack(value, tensors) for key, value in saved.items()}
-            states[name] = {key: _copy(v, p) for key, v in state.items()} if own(p) else {}
+            states[name] = {
+                key: _copy(v, None if key in uncut else p) for key, v in state.items() if own(p)
+            }
         self._hand_over(groups, states)
 
     def check(self, packed: Mapping[str, Any]) -> None:

@@ -71,6 +71,8 @@ class Muon(EagerOptimizer):
             matrices and gets the others' updates from their ranks. All must step the same ones.
     """
 
+    uncut = ("second_moment",)  # that of one row or column has its shape, and is whole on each rank
+
     def __init__(
         self,
         params: Any,

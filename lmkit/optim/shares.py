@@ -6,15 +6,14 @@ Whoever waits for a rank that is gone is told so by a DistributedError.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Size, Tensor
 
-from lmkit.errors import DistributedError
+from lmkit.ranks.lost import in_collective
 
 
 def ranks() -> tuple[int, int]:
@@ -56,21 +55,21 @@ def gather(mine: Sequence[Tensor], shapes: Sequence[Sequence[Size]], like: Tenso
     sent, received = like.new_zeros(longest), like.new_empty(len(shapes), longest)
     for room, tensor in zip(_cut(sent, [tensor.shape for tensor in mine]), mine, strict=True):
         room.copy_(tensor)
-    with _told():
+    with in_collective():
         dist.all_gather(list(received), sent)
     return [x for row, share in zip(received, shapes, strict=True) for x in _cut(row, share)]
 
 
 def add_up(tensor: Tensor) -> Tensor:
     """The sum of every rank's `tensor`, in its place."""
-    with _told():
+    with in_collective():
         dist.all_reduce(tensor)
     return tensor
 
 
 def broadcast(tensors: Sequence[Tensor], sources: Sequence[int]) -> None:
     """Overwrite each tensor with that of its source, a rank, on all ranks."""
-    with _told():
+    with in_collective():
         under_way = [
             dist.broadcast(tensor, source, async_op=True)
             for tensor, source in zip(tensors, sources, strict=True)
@@ -81,14 +80,14 @@ def broadcast(tensors: Sequence[Tensor], sources: Sequence[int]) -> None:
 
 def send(tensors: Sequence[Tensor], to: int) -> None:
     """Give tensors to another rank, which waits for them with `receive`."""
-    with _told():
+    with in_collective():
         for tensor in tensors:
             dist.send(tensor.contiguous(), to)
 
 
 def receive(tensors: Sequence[Tensor], source: int) -> Sequence[Tensor]:
     """Fill contiguous tensors with what another rank sends."""
-    with _told():
+    with in_collective():
         for tensor in tensors:
             dist.recv(tensor, source)
     return tensors
@@ -105,18 +104,6 @@ def receive_json(source: int, device: torch.device) -> Any:
     (length,) = receive([torch.empty(1, dtype=torch.int64, device=device)], source)
     (text,) = receive([torch.empty(int(length), dtype=torch.uint8, device=device)], source)
     return json.loads(bytes(text.tolist()))
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Say in one line that another rank is gone, instead of what the backend says of it."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise DistributedError(
-            f"rank {dist.get_rank()} of {dist.get_world_size()} lost another rank: {error}",
-            hint="its own message says why; the same command goes on from the last checkpoint",
-        ) from error
 
 
 def _cut(flat: Tensor, shapes: Sequence[Size]) -> list[Tensor]:

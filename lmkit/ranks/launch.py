@@ -12,7 +12,6 @@ import atexit
 import hashlib
 import json
 import os
-import re
 import socket
 import time
 import uuid
@@ -20,21 +19,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeGuard
 
-import torch.distributed as dist
 from torch.distributed import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from lmkit.config.secrets import redact
-from lmkit.errors import DistributedError, LMKitError, Stopped
+from lmkit.errors import DistributedError, Stopped
 from lmkit.ranks.board import LEFT, Board, Failure
+from lmkit.ranks.lost import GO_ON, LOST_HINT, is_of_collective, words_of
 from lmkit.ranks.pulse import BEAT, Pulse
 
 LOOK = 0.02  # seconds between two looks at a key
 TELLING = 4 * BEAT  # a rank that lives has shown it by then, and one that failed has said why
-GO_ON = "the same command goes on from the last checkpoint"
-LOST_HINT = f"it hangs, or takes longer than runner.collective_timeout allows; {GO_ON}"
 
 
 @dataclass(frozen=True)
@@ -210,7 +205,7 @@ def join(rank: int, size: int, patience: timedelta) -> Launch:
             name = _meet(store, rank, size, patience.total_seconds())
         except (RuntimeError, ValueError) as error:
             raise DistributedError(
-                f"rank {rank} of {size} cannot join the others: {error}",
+                f"cannot join the others: {error}",
                 hint="start with `torchrun --nproc_per_node N -m lmkit train EXPERIMENT`",
             ) from error
         _launch = Launch(
@@ -246,13 +241,6 @@ def leave() -> None:
     """`Launch.leave`, where there is one."""
     if _launch is not None:
         _launch.leave()
-
-
-def is_of_collective(error: BaseException | None) -> TypeGuard[RuntimeError]:
-    """True for what torch raises when ranks lose each other; gloo's is a plain RuntimeError."""
-    return isinstance(error, dist.DistError) or (
-        type(error) is RuntimeError and "/gloo/" in str(error)
-    )
 
 
 def _meet(store: Store, rank: int, size: int, patience: float) -> str:
@@ -291,13 +279,3 @@ def _peek(store: Store, key: str) -> str:
 
 def _digest(value: object) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
-
-
-def words_of(error: Exception) -> str:
-    """What an error says, on one line and without secrets; of gloo's words those that tell."""
-    text = str(error)
-    if is_of_collective(error):
-        text = re.sub(r"\[\S*/gloo/\S*\] ", "", text).partition(". ")[0]
-    elif not isinstance(error, LMKitError):
-        text = f"{type(error).__name__}: {text}"
-    return redact(" ".join(line.strip() for line in text.splitlines()))

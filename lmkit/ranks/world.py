@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 
 from lmkit.errors import ConfigError, DistributedError, Stopped
-from lmkit.ranks.launch import LOST_HINT, fell, join, leave, words_of
+from lmkit.ranks.launch import fell, join, leave
+from lmkit.ranks.lost import in_collective
 from lmkit.ranks.parent import die_with_launcher
 
 # torch's default for gloo is 30: a rank that hangs should not cost that
@@ -122,7 +123,7 @@ class World:
             _JOINED.append(dist.group.WORLD)
         except (RuntimeError, ValueError) as error:
             raise DistributedError(
-                f"rank {self.rank} of {self.size} cannot reach the others: {error}",
+                f"cannot reach the others: {error}",
                 hint="GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the network to use",
             ) from error
 
@@ -131,6 +132,11 @@ class World:
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
             leave()
+
+    def tell(self, error: Exception) -> str | None:
+        """Tell the other ranks that `error` ends this one; the line to print of it, None where
+        another rank prints one."""
+        return fell(error, self.rank, self.size).line if self.size > 1 else str(error)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Add `values` over all ranks, element by element, in float64; one collective."""
@@ -148,11 +154,8 @@ class World:
         if self.size == 1:
             return [float(value) for value in values]
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        try:
+        with in_collective():
             dist.all_reduce(tensor, op=op)
-        except RuntimeError as error:
-            what = f"lost another rank: {words_of(error)}"
-            raise DistributedError(what, hint=LOST_HINT) from error
         return tensor.tolist()
 
     def barrier(self) -> None:

@@ -143,8 +143,7 @@ class ByHand(ABC):
         if for_train:
             self._make_learner(None)
         if checkpoint and self.optimizers and load_optimizer and checkpoint.has_optimizers:
-            checkpoint.load_trained(self.model)
-            checkpoint.load_optimizers(self.optimizers)
+            self.learner.go_on_from(checkpoint)
             self.progress = Progress.from_state(checkpoint.state["progress"])
             self.precision.load_state_dict(checkpoint.state["precision"])
 

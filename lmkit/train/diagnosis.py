@@ -6,7 +6,7 @@ A case is a checkpoint for inference, with the weights as they were before the s
     report.json         step, kind, rows, origin; what it takes to run the batch again
 
 `lmkit replay` runs it again. With several ranks the rows are those of the first rank that finds a
-number of its own that is not finite.
+number of its own that is not finite; the weights are put together from all.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from lmkit.checkpoints.manifest import MANIFEST
 from lmkit.errors import CheckpointError
 from lmkit.model import LMBase
 from lmkit.optim.parts import held
+from lmkit.ranks.world import World
 from lmkit.text import Batch
 from lmkit.train.anomaly import Anomaly
 from lmkit.train.learner import Learner
@@ -62,8 +63,7 @@ def write_case(
 ) -> tuple[Path, str]:
     """Keep a step's batch, the weights before it, and where the first NaN or infinity stands.
 
-    Every rank calls it. The gradients of the step are looked at, and gone afterwards. Where the
-    ranks meet in every micro-batch (fsdp), none can look alone: no origin, no weights.
+    Every rank calls it. The gradients of the step are looked at, and gone afterwards.
 
     Args:
         folder: the run's folder; `not_finite_step_N/` or `spike_step_N/` is made in it.
@@ -77,13 +77,12 @@ def write_case(
     """
     model, world, batch = learner.model, learner.world, anomaly.batch
     place = folder / f"{anomaly.kind}_step_{step}"
-    named = list(model.named_parameters())
-    gradients = [name for name, p in named if p.grad is not None and not _finite(p.grad)]
-    alone = not learner.strategy.lockstep
-    origin = find_origin(model, lambda: learner.run_again(batch, anomaly.seed)) if alone else ""
+    parameters = dict(model.named_parameters())
+    weights_off = _not_finite(parameters, world)
+    gradients_off = _not_finite({name: p.grad for name, p in parameters.items()}, world)
+    origin = find_origin(model, lambda: learner.run_again(batch, anomaly.seed))
     finder = int(world.min(world.rank if origin else world.size)) % world.size
-    if world.is_main:
-        _make_room(place, model if alone else None, experiment)
+    _make_room(place, learner, experiment)
     world.barrier()
     if world.rank == finder:
         report = {
@@ -91,8 +90,8 @@ def write_case(
             "kind": anomaly.kind,
             "what": anomaly.what,
             "origin": origin,
-            "parameters_not_finite": [name for name, p in named if not _finite(p.detach())],
-            "gradients_not_finite": gradients,
+            "parameters_not_finite": weights_off,
+            "gradients_not_finite": gradients_off,
             **about,
             "rank": world.rank,
             "seed": anomaly.seed,
@@ -139,15 +138,13 @@ def find_origin(model: LMBase, work: Callable[[], object]) -> str:
     back. One module can still be at fault for the other's numbers: a gradient overflows where it
     is computed, a weight where it was stepped.
     """
-    for name, parameter in model.named_parameters():
-        if not _finite(parameter.detach()):
-            return f"the weights {name}"
-    with _watched(model) as found:
+    with _watched(model) as on_the_way:
         work()
-    for name, parameter in model.named_parameters():
-        if not found and parameter.grad is not None and not _finite(parameter.grad):
-            found.append(f"the gradient of {name}")
+    named = list(model.named_parameters())
+    left = [name for name, p in named if p.grad is not None and not _finite(p.grad)]
     model.zero_grad()
+    found = [f"the weights {name}" for name, p in named if not _finite(p)]
+    found += [*on_the_way, *(f"the gradient of {name}" for name in left)]
     return found[0] if found else ""
 
 
@@ -178,14 +175,24 @@ def _watched(model: nn.Module) -> Iterator[list[str]]:
             handle.remove()
 
 
-def _make_room(place: Path, model: LMBase | None, experiment: Mapping[str, Any]) -> None:
-    """Make the folder; the first ones get the weights, if they can be had."""
+def _make_room(place: Path, learner: Learner, experiment: Mapping[str, Any]) -> None:
+    """Make the folder; the first ones get the weights, put together from all ranks."""
+    model, is_main = learner.model, learner.world.is_main
     whole = {path.parent for path in place.parent.glob(f"*_step_*/{MANIFEST}")}
     room = place in whole or (len(whole) < WITH_WEIGHTS and not place.exists())
-    if model is not None and room:
-        save_for_inference(model, place, experiment)
-    with storage_errors(place):
-        place.mkdir(parents=True, exist_ok=True)
+    if learner.world.max(is_main and room):
+        weights = learner.strategy.collect(model.state_dict(keep_vars=True))
+        if is_main:
+            save_for_inference(model, place, experiment, weights)
+    if is_main:
+        with storage_errors(place):
+            place.mkdir(parents=True, exist_ok=True)
+
+
+def _not_finite(named: Mapping[str, Tensor | None], world: World) -> list[str]:
+    """The names of tensors that are not finite, of a part that lies on another rank too."""
+    found = [t is not None and not _finite(t) for t in named.values()]
+    return [name for name, off in zip(named, world.sum(found), strict=True) if off]
 
 
 def _tensors_of(batch: Batch) -> dict[str, Tensor]:
@@ -194,4 +201,4 @@ def _tensors_of(batch: Batch) -> dict[str, Tensor]:
 
 
 def _finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(held(tensor)).all())
+    return bool(torch.isfinite(held(tensor.detach())).all())

@@ -2,12 +2,14 @@
 
 Each block's weights are put together before its forward pass and its backward pass, and dropped
 after each; its gradient is summed and cut when the backward pass has left it. What is outside the
-blocks (embedding, head) is put together for the whole step. (Zhao et al. 2023, arXiv 2304.11277;
-Rajbhandari et al. 2020, arXiv 1910.02054, stage 3.)
+blocks (embedding, head) is put together for the whole step, and so is a block that shares a weight
+with another one. (Zhao et al. 2023, arXiv 2304.11277; Rajbhandari et al. 2020, arXiv 1910.02054,
+stage 3.)
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -44,7 +46,7 @@ class FullySharded(Strategy):
         """
         if self._root is None:
             self._root = LossModule(model)
-            self._modules = _fully_shard([*outermost_blocks(model), self._root], self, precision)
+            self._modules = _fully_shard([*_own_blocks(model), self._root], self, precision)
         for module in self._modules:
             module.unshard()  # here torch looks at what is frozen, and not later in the stage
             module.reshard()
@@ -86,6 +88,20 @@ class FullySharded(Strategy):
         self, optimizers: OptimizerSet | None
     ) -> OptimizerSet | OptimizerState | None:
         return optimizers.collect(here=self.world.is_main) if optimizers else None
+
+
+def _own_blocks(model: LMBase) -> Iterator[nn.Module]:
+    """The blocks whose weights are in no other place of the model."""
+    places = _places(model)
+    for block in outermost_blocks(model):
+        inside = _places(block)
+        if all(places[p] == count for p, count in inside.items()):
+            yield block
+
+
+def _places(module: nn.Module) -> Counter[nn.Parameter]:
+    """In how many places of a module each of its parameters is."""
+    return Counter(p for _, p in module.named_parameters(remove_duplicate=False))
 
 
 def _fully_shard(

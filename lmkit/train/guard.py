@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lmkit.errors import ConfigError, Stopped
@@ -95,12 +95,7 @@ class StopFlag:
             self.leave_room(0)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._time_limit is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._previous.items():
@@ -160,7 +155,8 @@ class Guard:
     def __init__(self, stop: StopFlag, patience: float | None, folder: Path, world: World) -> None:
         self.stop = stop
         self.world = world
-        self._watchdog = Watchdog(patience, folder / f"watchdog-rank-{world.rank}.txt")
+        stacks = folder / f"watchdog-rank-{world.rank}.txt"
+        self._watchdog = Watchdog(patience, stacks, world.tell)
         self.beat = self._watchdog.beat
         self._may_leave = True
         self._room = 0.0
@@ -169,16 +165,13 @@ class Guard:
         self._watchdog.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._watchdog.__exit__(kind, error, traceback)
+    def __exit__(self, *_: object) -> None:
+        self._watchdog.__exit__()
 
     @contextmanager
-    def during(self, doing: str, model: nn.Module, *, may_leave: bool) -> Iterator[None]:
+    def during(
+        self, doing: str, model: nn.Module, *, may_leave: bool, again: bool = False
+    ) -> Iterator[None]:
         """Look at every pass through the model inside, or through one of its parts, as a loss of
         its own may pass by its `forward`: whatever takes long in an evaluation or a rollout is one.
 
@@ -188,15 +181,26 @@ class Guard:
         Args:
             doing: what the watchdog says of it.
             may_leave: False: it could not be made again, so it is not left.
+            again: this start of the run began with what the one before had to leave.
+
+        Raises:
+            ConfigError: it was begun `again`, and again the time limit is too short for it.
         """
         self.beat(doing)
         before, self._may_leave = self._may_leave, may_leave
         handles = [
-            module.register_forward_pre_hook(lambda module, inputs: self._look())
+            module.register_forward_pre_hook(lambda module, inputs: self._passes())
             for module in (model, *model.children())
         ]
         try:
             yield
+        except StopAsked as asked:
+            if again and asked.number == TIME_IS_UP:
+                raise ConfigError(
+                    f"{doing} takes longer than the time limit: the run would never get past it",
+                    hint="more runner.time_limit, or less to do in it",
+                ) from None
+            raise
         finally:
             for handle in handles:
                 handle.remove()
@@ -214,7 +218,12 @@ class Guard:
         self._room = max(self._room, seconds)
         self.stop.leave_room(self._room)
 
-    def _look(self) -> None:
-        self.beat()
+    def look(self) -> None:
+        """As `during` at every pass through the model; to be called where something is waited for,
+        which is no sign of life."""
         if self.stop.signal and self._may_leave and self.world.size == 1:
             raise StopAsked(self.stop.signal)
+
+    def _passes(self) -> None:
+        self.beat()
+        self.look()

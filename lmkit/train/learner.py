@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lmkit.checkpoints.checkpoint import Checkpoint
 from lmkit.errors import ConfigError
 from lmkit.model import LMBase, Loss
 from lmkit.optim import OptimizerSet
@@ -141,11 +142,28 @@ class Learner:
         self._forget()
         return Step(loss, grad_norm, skipped)
 
-    def run_again(self, batch: Batch, seed: int) -> Loss:
-        """This rank's rows once more, forward and backward, without the other ranks: to look into
-        a step that was not taken."""
+    def run_again(self, batch: Batch, seed: int) -> None:
+        """This rank's rows once more, forward and backward, to look into a step that was not taken;
+        every rank calls it. Gradients that are left are of these rows alone: where the ranks meet
+        in every micro-batch they cannot be told apart, and none are left."""
         self._forget()
-        return self._accumulate(batch, seed, World(self.world.rank, 1, self.world.device))
+        if self.strategy.lockstep:
+            self._accumulate(batch, seed, self.world)
+            self._forget()
+        else:
+            self._accumulate(batch, seed, World(self.world.rank, 1, self.world.device))
+
+    def go_on_from(self, checkpoint: Checkpoint) -> None:
+        """Take up all else of a checkpoint whose weights the model has. Where there is an average
+        they are it; those that are trained follow, and the optimizers' state.
+
+        Raises:
+            CheckpointError: it is damaged, or of other optimizers.
+        """
+        if self.average is not None:
+            self.average.take()
+        checkpoint.load_trained(self.model)
+        checkpoint.load_optimizers(self.optimizers)
 
     def _judge(self, loss: Loss, grad_norm: Tensor) -> Anomaly | None:
         """The anomaly that the step is, on all ranks if it is one on any."""

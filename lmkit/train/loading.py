@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import tiktoken
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointContents, CheckpointDir
 from lmkit.checkpoints.manifest import MANIFEST, read_json
@@ -47,7 +47,7 @@ Precision = Literal["auto", "bf16", "fp32", "int8"]
 
 
 def load_model(
-    path: str | Path,
+    path: str | Path | Checkpoint,
     device: str | torch.device = "cpu",
     trust_code: bool = False,
     *,
@@ -58,7 +58,8 @@ def load_model(
     On the CPU its weights are the checkpoint's own pages, mapped into memory.
 
     Args:
-        path: a run's folder (its newest good checkpoint is taken), or one checkpoint's.
+        path: a run's folder (its newest good checkpoint is taken), or one checkpoint's. What
+            `find_checkpoint` gave is not read once more to be made sure of.
         trust_code: run the copies of the user's modules in the checkpoint.
         precision: make it a model for inference only, with its linear layers laid out for that
             (`lmkit.nn.packed`): bf16, as training in bf16 computes; fp32; int8, weights of 8 bits;
@@ -71,7 +72,7 @@ def load_model(
         ConfigError: a class that it names is not installed, or there is no such precision.
     """
     computing = None if precision is None else computes_in(precision, torch.device(device))
-    checkpoint = find_checkpoint(path, for_inference=True)
+    checkpoint = path if isinstance(path, Checkpoint) else find_checkpoint(path, for_inference=True)
     sources = open_code(checkpoint.folder, trust_code=trust_code)
     imports, named = _imports(checkpoint), list(_named(checkpoint))
     if not trust_code:
@@ -171,9 +172,19 @@ def build_model(spec: Spec | Mapping[str, Any], tokenizer: Tokenizer | None) -> 
     return model
 
 
-def save_for_inference(model: LMBase, location: str | Path, experiment: Mapping[str, Any]) -> Path:
-    """Write a folder that `load_model` opens: the weights and what inference needs, no more."""
-    return CheckpointContents(model, experiment=experiment).write(location, for_inference=True)
+def save_for_inference(
+    model: LMBase,
+    location: str | Path,
+    experiment: Mapping[str, Any],
+    weights: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write a folder that `load_model` opens: the weights and what inference needs, no more.
+
+    Args:
+        weights: by name, where the model itself does not have them whole.
+    """
+    contents = CheckpointContents(model, experiment=experiment, weights=weights)
+    return contents.write(location, for_inference=True)
 
 
 def _imports(checkpoint: Checkpoint) -> list[str]:

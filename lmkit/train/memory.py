@@ -51,15 +51,15 @@ class MicroBatch:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                if not alone:
-                    raise ConfigError(
-                        f"{self.rows} rows no longer fit into the memory of {self.device}",
-                        hint=f"runner.max_batch_size={(self.rows + 1) // 2}",
-                    ) from error
                 if self.rows == 1:
                     raise ConfigError(
                         f"one row does not fit into the memory of {self.device}: {error}",
                         hint="a smaller model or max_len",
+                    ) from error
+                if not alone:
+                    raise ConfigError(
+                        f"{self.rows} rows no longer fit into the memory of {self.device}",
+                        hint=f"go on with runner.max_batch_size={(self.rows + 1) // 2}",
                     ) from error
             undo()
             self.rows = (self.rows + 1) // 2

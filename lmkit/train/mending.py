@@ -53,10 +53,7 @@ def pass_over(
         checkpoint = Checkpoint(folder.checkpoints / anomalies.back_to)
         checkpoint.check()
         checkpoint.load_weights(learner.model)
-        if learner.average is not None:
-            learner.average.take()
-        checkpoint.load_trained(learner.model)
-        checkpoint.load_optimizers(learner.optimizers)
+        learner.go_on_from(checkpoint)
     anomaly.hint = f"{policy}; {place} holds the batch and where it began"
     notes = {
         "anomaly": anomaly.kind,

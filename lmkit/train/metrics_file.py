@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+BLOCK = 4096  # bytes that are read of a file's end at a time
+
 
 def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
     """The lines of a metrics.jsonl; a last one that a kill cut short is left out."""
@@ -17,6 +19,24 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
             for line in file:
                 if (entry := _parse(line)) is not None:
                     yield entry
+
+
+def last_step(path: str | Path) -> int:
+    """The step of the last whole line, 0 where there is none; reads the end only."""
+    path = Path(path)
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        start, end = file.seek(0, os.SEEK_END), b""
+        while start:
+            stop, start = start, max(0, start - BLOCK)
+            file.seek(start)
+            end = file.read(stop - start) + end
+            lines = end.splitlines(keepends=True)
+            for line in reversed(lines[1:] if start else lines):  # the first may have lost its head
+                if (entry := _parse(line)) is not None:
+                    return entry["step"]
+    return 0
 
 
 def truncate_after(path: Path, step: int) -> None:

@@ -56,6 +56,7 @@ class Scene:
         seed: of the stage; random numbers follow from it and from the rows' numbers.
         unit: rows of a step are shared out among the ranks in so many at once.
         reference: makes a copy of the model with the weights that the stage began with.
+        look: is called while a batch is waited for, and leaves if the run is asked to stop.
     """
 
     stage: Stage
@@ -68,6 +69,7 @@ class Scene:
     seed: int
     reference: Callable[[], LMBase]
     unit: int = 1
+    look: Callable[[], None] = lambda: None
 
 
 class Objective:
@@ -118,6 +120,7 @@ class Objective:
             rank=scene.world.rank,
             size=scene.world.size,
             unit=scene.unit,
+            look=scene.look,
         )
 
     def batch_rows(self, plan: StagePlan) -> int:

@@ -28,6 +28,7 @@ DTYPES = {
     "fp8": torch.bfloat16,
 }
 FP8_FROM = (8, 9)  # compute capability: Ada, Hopper and what came after
+FP8_NEEDS = "an NVIDIA GPU of compute capability 8.9 (Ada, Hopper) or newer"
 PROBE_SIZE = (
     512  # a matmul of this size takes about a millisecond, long enough to tell the dtypes apart
 )
@@ -42,8 +43,7 @@ def choose(policy: Policy, device: torch.device) -> str:
     """
     if policy == "fp8" and not has_fp8(device):
         raise ConfigError(
-            "precision fp8 needs an NVIDIA GPU of compute capability 8.9 (Ada, Hopper) or newer, "
-            f"which {device} is not",
+            f"precision fp8 needs {FP8_NEEDS}, which {device} is not",
             hint="use bf16",
         )
     if policy != "auto":

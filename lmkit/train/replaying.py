@@ -61,8 +61,8 @@ def replay(case: Case, device: torch.device, *, trust_code: bool = False) -> Rep
         )
         losses.append(loss)
 
-    work()
-    return Replay(weights, mean_of(losses[0]), find_origin(model, work))
+    origin = find_origin(model, work)
+    return Replay(weights, mean_of(losses[0]), origin)
 
 
 def _weights(case: Case) -> Path:

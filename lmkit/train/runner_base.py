@@ -140,7 +140,7 @@ class LMRunnerBase(ByHand):
         try:
             if owed is not None:
                 self.metrics.reopen(self.progress.step, owed)
-                self._after_step(run, stream)
+                self._after_step(run, stream, again=True)
             while not run.done:
                 if stream.resumable:
                     self.guard.meet()
@@ -212,12 +212,13 @@ class LMRunnerBase(ByHand):
 
     # --- the parts of a run -------------------------------------------------------------------
 
-    def _after_step(self, run: StageRun, stream: Stream) -> None:
+    def _after_step(self, run: StageRun, stream: Stream, *, again: bool = False) -> None:
         """Measure and save what is due. An evaluation that is left is owed: the run that goes on
-        begins with it."""
+        begins with it `again`."""
         if run.evaluation_due:
             self._owed = self.metrics.open_line()
-            with self.guard.during("an evaluation", self.model, may_leave=stream.resumable):
+            doing, leave = "the evaluation", stream.resumable
+            with self.guard.during(doing, self.model, may_leave=leave, again=again):
                 self._measured = self.evaluate(run)
             self._owed = None
         if run.checkpoint_due or self._is_best(run):
@@ -264,7 +265,7 @@ class LMRunnerBase(ByHand):
         self.world.barrier()
         if self.precision_policy == "auto":
             self.precision = self.precision.agreed(self.world)
-        resume = self.folder.find_resume(self.world)
+        resume = self.folder.find_resume(self.world, self.model)
         if resume is not None:
             resume.check_tokenizer(self.model, same_chat=True)
             resume.load_weights(self.model)
@@ -309,8 +310,7 @@ class LMRunnerBase(ByHand):
         if stage.ema is not None:
             self.learner.average = WeightAverage(self.model, stage.ema, run.step)
         if resume is not None and (not run.done or resume.state.get("owed") is not None):
-            resume.load_trained(self.model)
-            resume.load_optimizers(self.learner.optimizers)
+            self.learner.go_on_from(resume)
         if resume is None and stage.optimizer_state == "inherit":
             before = self.folder.find_weights(self.experiment.stages[index - 1].name)
             before.check()
@@ -331,6 +331,7 @@ class LMRunnerBase(ByHand):
             micro_batch=self.micro_batch,
             seed=hash((self.seed, self.progress.stage_index)),
             unit=self.micro_batch.rows if self.strategy.ordered else 1,
+            look=self.guard.look,
             reference=lambda: copy_of_beginning(self.model, self._beginning, self.folder, run),
         )
 

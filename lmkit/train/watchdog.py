@@ -6,13 +6,14 @@ import faulthandler
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from lmkit.errors import DistributedError
 
 LOOKS = 20  # within the limit; so many times it wakes up
+TELLING = 30.0  # seconds that the other ranks get to hear of it; the way to them may hang as well
 
 
 class Watchdog:
@@ -28,11 +29,15 @@ class Watchdog:
     Args:
         limit: seconds; None watches nothing.
         file: gets the stacks.
+        tell: hears of the error before the process ends; gives the line to print, or None.
     """
 
-    def __init__(self, limit: float | None, file: Path) -> None:
+    def __init__(
+        self, limit: float | None, file: Path, tell: Callable[[Exception], str | None] = str
+    ) -> None:
         self.limit = limit
         self.file = file
+        self._tell = tell
         self._doing = "the start"
         self._looks = 0
         self._ended = threading.Event()
@@ -43,12 +48,7 @@ class Watchdog:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         if self.limit is not None:
             self._thread.join()
@@ -76,5 +76,11 @@ class Watchdog:
             faulthandler.dump_traceback(file)
         with suppress(OSError, ValueError):
             faulthandler.dump_traceback(sys.__stderr__ or 2)
-            os.write(2, f"error: {error}\n".encode())
+        lines: list[str | None] = [str(error)]
+        telling = threading.Thread(target=lambda: lines.append(self._tell(error)), daemon=True)
+        telling.start()
+        telling.join(TELLING)
+        if lines[-1] is not None:
+            with suppress(OSError):
+                os.write(2, f"error: {lines[-1]}\n".encode())
         os._exit(error.exit_code)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # DDP does, which takes a rank 1.5 seconds
 from forking import in_child
 from torch.nn.modules.module import register_module_forward_pre_hook
 

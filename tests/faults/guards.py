@@ -1,5 +1,5 @@
 """A program for test_signals, test_numbers and test_memory: runs that are asked to stop, that meet
-a NaN, or that run out of memory, in children.
+a NaN (see poisoned.py), or that run out of memory, in children.
 
 `python guards.py FOLDER` reads lines such as `signals 10` and answers each with a JSON object.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import resource
 import shutil
 import signal
@@ -20,16 +19,17 @@ from typing import Any
 import torch
 from forking import in_child
 from guarded import Forwards, Runs, as_ranks, said_by
+from poisoned import numbers, parts, rollback, stopping
 
 from lmkit.checkpoints.contents import Snapshot
 from lmkit.checkpoints.environment import describe_environment
 from lmkit.data.store import StoreWriter
 from lmkit.evals.bits_per_byte import bits_per_byte
 from lmkit.lab.equal_runs import compare_runs
+from lmkit.model import LMBase
 from lmkit.text import Byte
+from lmkit.train import evaluation
 from lmkit.train.accumulate import LossModule
-from lmkit.train.metrics_file import read_metrics
-from lmkit.train.runner_base import LMRunnerBase
 from lmkit_models.gpt import GPT
 
 
@@ -113,6 +113,31 @@ def time_limit(runs: Runs, trials: int) -> dict[str, Any]:
     return {"stopped": trials, "wrong": wrong}
 
 
+def too_long(runs: Runs, trials: int) -> dict[str, Any]:
+    """An evaluation that no start has the time for: the run ends with an error, and not for ever
+    with the next start's turn; with more time it goes on from there."""
+    wrong: list[Any] = []
+    for trial in range(trials):
+        run, measured = runs.folder / "too-long", evaluation.bits_per_byte
+
+        def late(*arguments: Any) -> Any:
+            time.sleep(4)
+            return measured(*arguments)  # noqa: B023
+
+        def disturb() -> None:
+            evaluation.bits_per_byte = late  # type: ignore[attr-defined]  # noqa: B023
+
+        codes: list[int] = []
+        while len(codes) < 6 and set(codes) <= {142}:  # a busy machine may not even come so far
+            codes.append(runs.trial(run, disturb, "runner.time_limit=3s"))
+        said = runs.said.read_text()
+        told = "the evaluation takes longer than the time limit" in said
+        found = [] if codes[-2:] == [142, 2] and told else [codes, said]
+        if found := found + runs.goes_on(run):
+            wrong.append([trial, *found])
+    return {"stopped": trials, "wrong": wrong}
+
+
 def one_rank(runs: Runs, trials: int) -> dict[str, Any]:
     """SIGTERM to one of two ranks only, in the midst of an evaluation: both leave, and go on."""
     straight, wrong = runs.folder / "straight-2", []
@@ -132,97 +157,6 @@ def one_rank(runs: Runs, trials: int) -> dict[str, Any]:
             wrong.append([codes, said, again, found])
         shutil.rmtree(run)
     return {"asked": trials, "wrong": wrong}
-
-
-def poison(step: int, value: float = float("nan")) -> None:
-    """The loss of one step of the run is multiplied by `value` in this process."""
-    forward, train_step = LossModule.forward, LMRunnerBase.train_step
-    now = [0]
-
-    def note(self: LMRunnerBase, *arguments: Any) -> Any:
-        now[0] = self.progress.step + 1
-        return train_step(self, *arguments)
-
-    def poisoned(self: LossModule, batch: Any) -> torch.Tensor:
-        return forward(self, batch) * (value if now[0] == step else 1.0)
-
-    LMRunnerBase.train_step = note  # type: ignore[method-assign]
-    LossModule.forward = poisoned  # type: ignore[method-assign]
-
-
-def numbers(runs: Runs, trials: int) -> dict[str, Any]:
-    """A NaN on each rank at a step of its own, so two a run: those two are skipped on all, and no
-    other step is."""
-    draw, wrong = random.Random(0), []
-    for _ in range(trials // 2):
-        steps = draw.sample(range(1, 6), 2)
-        run = runs.folder / "numbers"
-        words = ["runner.on_anomaly=skip", "stages.pretrain.evaluate={tokens: 48}"]
-        codes = as_ranks(runs, run, lambda rank: poison(steps[rank]), *words)  # noqa: B023
-        lines = {line["step"]: line for line in read_metrics(run / "metrics.jsonl")}
-        skipped = [number for number, line in lines.items() if "anomaly" in line]
-        reports = [run / f"not_finite_step_{step}" / "report.json" for step in steps]
-        ranks = [json.loads(path.read_text())["rank"] for path in reports if path.exists()]
-        after = [line["loss"] for number, line in lines.items() if number not in skipped]
-        fine = codes == [0, 0] and skipped == sorted(steps) and ranks == [0, 1]
-        if not fine or None in after or len(lines) != 5:
-            wrong.append([steps, ranks, codes, skipped, said_by(runs)])
-        shutil.rmtree(run)
-    return {"poisoned": trials, "wrong": wrong}
-
-
-def stopping(runs: Runs, trials: int) -> dict[str, Any]:
-    """A NaN with the policy to stop: exit code 4, and what was saved goes on as if it never was."""
-    wrong: list[Any] = []
-    for trial in range(trials):
-        run, step = runs.folder / "stopping", 1 + trial % 9
-        code = runs.trial(run, lambda: poison(step))  # noqa: B023
-        said = runs.said.read_text()
-        found = [] if code == 4 and "not stepped" in said else [code, said]
-        found += runs.goes_on(run)
-        if found:
-            wrong.append([step, *found])
-    return {"poisoned": trials, "wrong": wrong}
-
-
-def rollback(runs: Runs, trials: int) -> dict[str, Any]:
-    """A spike sends the run back to its last checkpoint; killed and stopped on the way, it ends as
-    one that was not."""
-    words = [
-        "runner.on_anomaly={policy: rollback, spikes: 50, window: 8}",
-        "stages.pretrain.steps=9",
-        "stages.pretrain.checkpoint.every=4",
-        "stages.pretrain.evaluate={every: 3, tokens: 48}",
-    ]
-    wrong: list[Any] = []
-    straight = runs.folder / "rolled"
-    code = runs.trial(straight, lambda: poison(8, value=1000.0), *words, file="short")
-    lines = {line["step"]: line for line in read_metrics(straight / "metrics.jsonl")}
-    told = lines[8].get("anomaly"), lines[8].get("anomaly_policy")
-    if code or told != ("spike", "rollback"):
-        wrong.append([code, told, runs.said.read_text()])
-    for trial in range(trials):
-        run = runs.folder / "again"
-        for at in (5, 6, 7, 8, 9):  # stops between the checkpoint of step 4 and the spike
-
-            def disturb(at: int = at) -> None:
-                poison(8, value=1000.0)
-                step = LMRunnerBase.train_step
-
-                def stop(self: LMRunnerBase, *arguments: Any) -> Any:
-                    if self.progress.step == at - 1:
-                        ask(signal.SIGKILL if trial % 2 else signal.SIGTERM)  # noqa: B023
-                    return step(self, *arguments)
-
-                LMRunnerBase.train_step = stop  # type: ignore[method-assign]
-
-            runs.trial(run, disturb, *words, file="short")
-        code = runs.trial(run, lambda: poison(8, value=1000.0), *words, file="short")
-        found = [d for each in compare_runs(run, straight) for d in each.differences[:1]]
-        if code or found:
-            wrong.append([trial, code, found, runs.said.read_text() if code else ""])
-        shutil.rmtree(run)
-    return {"rolled back": 1 + trials, "wrong": wrong}
 
 
 def memory(runs: Runs, trials: int) -> dict[str, Any]:
@@ -250,8 +184,65 @@ def memory(runs: Runs, trials: int) -> dict[str, Any]:
     return {"limited": trials, "wrong": wrong}
 
 
+def one_rank_short(runs: Runs, trials: int) -> dict[str, Any]:
+    """Memory runs out on one of two ranks in the midst of a step: both end, by its line, and go on
+    with what that says."""
+    wrong: list[Any] = []
+    for trial in range(trials):
+        run = runs.folder / "short"
+
+        def disturb(rank: int) -> None:
+            forward, left = LossModule.forward, [4 + trial % 2]  # noqa: B023
+
+            def run_out(self: LossModule, batch: Any) -> torch.Tensor:
+                left[0] -= 1
+                if rank == 1 and left[0] < 0 and len(batch) > 1:  # noqa: B023
+                    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+                return forward(self, batch)
+
+            LossModule.forward = run_out  # type: ignore[method-assign]
+
+        codes = as_ranks(runs, run, disturb)
+        errors = [line for line in said_by(runs).splitlines() if line.startswith("error: ")]
+        said = "error: rank 1 of 2: 2 rows no longer fit into the memory of cpu; go on with "
+        if codes != [5, 2] or errors != [said + "runner.max_batch_size=1"]:
+            wrong.append([codes, said_by(runs)])
+        if (codes := as_ranks(runs, run, disturb, "runner.max_batch_size=1")) != [0, 0]:
+            wrong.append([codes, said_by(runs)])
+        shutil.rmtree(run)
+    return {"short": trials, "wrong": wrong}
+
+
+def narrow(runs: Runs, trials: int) -> dict[str, Any]:
+    """Memory for one answer at a time: tasks are asked and rollouts made in parts, with the same
+    answers."""
+    wrong: list[Any] = []
+    for _ in range(trials):
+        run, generate = runs.folder / "narrow", LMBase.generate
+        refused = {"a task": 0, "a rollout": 0}
+
+        def narrow_generate(self: LMBase, prompts: Any, *arguments: Any, **how: Any) -> Any:
+            rows = len(prompts) * how.get("samples", 1)
+            if min(rows, how.get("batch_size", rows)) > 1:
+                refused["a rollout" if "batch_size" in how else "a task"] += 1  # noqa: B023
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+            return generate(self, prompts, *arguments, **how)  # noqa: B023
+
+        def work() -> int:
+            LMBase.generate = narrow_generate  # type: ignore[method-assign,assignment]  # noqa: B023
+            return runs.train(run) or (0 if all(refused.values()) else 98)  # noqa: B023
+
+        if code := in_child(work, 60, str(runs.said)):
+            wrong.append([code, runs.said.read_text()])
+        else:
+            wrong += runs.differences(run)
+        shutil.rmtree(run)
+    return {"narrow": trials, "wrong": wrong}
+
+
 PROGRAMS = (
-    signals, saving, tokenising, time_limit, one_rank, numbers, stopping, rollback, memory,
+    signals, saving, tokenising, time_limit, too_long, one_rank, numbers, stopping, rollback,
+    parts, memory, narrow, one_rank_short,
 )  # fmt: skip
 
 

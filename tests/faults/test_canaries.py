@@ -189,7 +189,7 @@ CLASSES = [
     {"class": "torch.hub.load", "repo_or_dir": ".", "model": "x", "source": "local"},
     {"class": "torch.fx.GraphModule", "root": {}, "graph": {}},
     {"class": "lmkit.data.store.StoreWriter", "folder": "{}", "tokenizer": {}, "prompts": False},
-    {"class": "lmkit.train.lock.RunLock", "folder": "{}"},
+    {"class": "lmkit.train.lock.run_lock", "folder": "{}"},
     {"class": "numpy.memmap", "filename": "{}", "mode": "w+", "shape": 1},
 ]
 

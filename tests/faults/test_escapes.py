@@ -106,17 +106,18 @@ except PermissionError as error:
             if name in ('refused', 'changes', 'events', 'changing', 'folder', 'writing'):
                 trace.tb_frame.f_locals[name] = type(value)()
         trace = trace.tb_next""",
-    "the function in those frames": """
+    "the functions in those frames": """
 try: open(TARGET, 'w')
 except PermissionError as error:
     trace = error.__traceback__
     while trace:
-        find = trace.tb_frame.f_locals.get('find')
-        if find is not None:
-            try: find.__kwdefaults__['kind'] = lambda _: str
+        for wall in list(trace.tb_frame.f_locals.values()):
+            if type(wall) is not type(lambda: 0): continue
+            try: wall.__kwdefaults__.update(kind=lambda _: str, writing=0, closed=())
             except PermissionError: pass
-            try: find.__code__ = (lambda *_, **__: 'mine').__code__
-            except PermissionError: pass
+            for other in (lambda *_, **__: 'mine'), (lambda *_, **__: ()):
+                try: wall.__code__ = other.__code__
+                except PermissionError: pass
         trace = trace.tb_next""",
     "a hook of its own": "import sys\nsys.addaudithook(lambda *_: None)",
     "a tracer": """

@@ -18,6 +18,16 @@ def test_an_evaluation_under_a_real_limit(guards: Callable[[str, int], dict[str,
     assert guards("memory", count(1, 10))["wrong"] == []
 
 
+def test_tasks_and_rollouts_get_the_same_answers_in_parts(
+    guards: Callable[[str, int], dict[str, Any]],
+) -> None:
+    assert guards("narrow", 1)["wrong"] == []
+
+
+def test_one_of_several_ranks_in_a_step(guards: Callable[[str, int], dict[str, Any]]) -> None:
+    assert guards("one_rank_short", count(1, 20))["wrong"] == []
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3, 8])
 def test_the_parts_are_all_rows_in_their_order(limit: int) -> None:
     def work(start: int, stop: int) -> list[int]:

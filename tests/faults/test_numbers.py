@@ -18,5 +18,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(guards: Guards) -> None:
     assert guards("stopping", count(2, 18))["wrong"] == []
 
 
+def test_with_weights_in_parts_it_is_kept_whole_and_going_back_is_exact(guards: Guards) -> None:
+    assert guards("parts", count(1, 10))["wrong"] == []
+
+
 def test_rolled_back_and_killed_and_stopped_on_the_way_it_ends_the_same(guards: Guards) -> None:
     assert guards("rollback", count(1, 20))["wrong"] == []

@@ -224,6 +224,17 @@ def test_a_stopped_rank_is_noticed_by_its_silence(launcher: Launcher, folder: Pa
     assert "rank 1 of 2 failed first: not heard of for 5 s: killed, stopped or cut off" in said[0]
 
 
+@pytest.mark.skipif(not count(0, 1), reason="the silence that a network is granted: make nightly")
+def test_a_stopped_rank_is_noticed_by_its_silence_as_long_as_that_really_is(
+    launcher: Launcher, folder: Path
+) -> None:
+    run = launcher.start(folder, fault="1:2:stop", patch={})
+    wait_until(lambda: run.code(0) is not None or not lives(run.process(0)))
+    os.kill(run.process(1), signal.SIGKILL)
+    assert run.wait() == 1
+    assert "not heard of for 20 s: killed, stopped or cut off" in run.said()[0]
+
+
 def test_a_rank_that_hangs_alive_ends_by_the_timeout(launcher: Launcher, folder: Path) -> None:
     command = ["train", "tiny.yaml", "runner.collective_timeout=2s"]
     run = launcher.start(folder, fault="1:2:sleep", command=command)

@@ -19,7 +19,7 @@ from lmkit.checkpoints.checkpoint import CheckpointContents, CheckpointDir
 from lmkit.cli import main
 from lmkit.errors import ConfigError, StorageError
 from lmkit.text import Byte
-from lmkit.train.lock import RunLock
+from lmkit.train.lock import run_lock
 from lmkit_models.mlp import MLP
 from tests.faults.conftest import count
 
@@ -164,7 +164,7 @@ def test_a_fault_that_cannot_be_is_refused(
 def test_a_second_process_is_refused_and_told_of_the_first(
     experiment_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with RunLock(experiment_file.parent / "run"):
+    with run_lock(experiment_file.parent / "run"):
         assert train(experiment_file) == 3
     assert f"process {os.getpid()} on" in error_of(capsys)
 

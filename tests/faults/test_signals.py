@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lmkit.train.metrics_file import read_metrics
 from tests.faults.conftest import count
 
 Guards = Callable[[str, int], dict[str, Any]]
@@ -19,7 +25,13 @@ def test_anywhere_in_steps_evaluations_samples_and_rollouts(guards: Guards) -> N
 
 
 @pytest.mark.parametrize(
-    ("where", "trials"), [("saving", (2, 20)), ("tokenising", (3, 30)), ("time_limit", (1, 8))]
+    ("where", "trials"),
+    [
+        ("saving", (2, 20)),
+        ("tokenising", (3, 30)),
+        ("time_limit", (1, 8)),
+        ("too_long", (1, 4)),
+    ],
 )
 def test_while(where: str, trials: tuple[int, int], guards: Guards) -> None:
     assert guards(where, count(*trials))["wrong"] == []
@@ -27,3 +39,52 @@ def test_while(where: str, trials: tuple[int, int], guards: Guards) -> None:
 
 def test_one_rank_of_two_in_an_evaluation(guards: Guards) -> None:
     assert guards("one_rank", count(1, 20))["wrong"] == []
+
+
+# the second shard never comes
+ENDLESS = """
+import time
+from lmkit.data import InMemory, Source
+
+class Never(InMemory):
+    def documents(self, split):
+        time.sleep(600)
+
+class Endless(Source):
+    def documents(self, split):
+        return iter(())
+    def fingerprint(self):
+        return "endless"
+    def shards(self, split):
+        if split == "train":
+            return [InMemory(["one text " * 9], holdout=0), Never(["another"], holdout=0)]
+"""
+YAML = """
+name: endless
+tokenizer: lmkit.text.tokenizer.Byte
+model: {class: lmkit_models.gpt2.GPT2, embedding_dim: 16, layers: 1, heads: 2, max_len: 16}
+runner: {precision: fp32}
+stages:
+  - {name: pretrain, data: {class: endless.Endless}, steps: 99, batch_size: 1, evaluate: {every: 0}}
+"""
+
+
+def test_while_a_shard_is_waited_for(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    (tmp_path / "endless.yaml").write_text(YAML)
+    command = [sys.executable, "-m", "lmkit", "train", "endless.yaml", "out=run"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            while len(list(read_metrics(tmp_path / "run" / "metrics.jsonl"))) < 5:  # of six steps
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.05)
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 143, said
+    assert "stopped at step 6, saved in run; the same command goes on from there" in said
+    assert (tmp_path / "run" / "checkpoints" / "00000006-pretrain").is_dir()

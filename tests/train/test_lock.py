@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmkit.errors import CheckpointError
-from lmkit.train.lock import RunLock
+from lmkit.train.lock import run_lock
 
 HOLD = """
 import fcntl, os, sys
@@ -32,14 +32,14 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
         assert other.stdout is not None
         other.stdout.readline()
         with pytest.raises(CheckpointError, match=f"process {other.pid} on here") as caught:
-            RunLock(tmp_path).__enter__()
+            run_lock(tmp_path).__enter__()
         assert caught.value.exit_code == 3
         other.kill()
-    with RunLock(tmp_path):  # the kernel let go
+    with run_lock(tmp_path):  # the kernel let go
         assert f"process {os.getpid()} " in (tmp_path / ".lock").read_text()
 
 
 def test_the_lock_ends_with_the_block(tmp_path: Path) -> None:
     for _ in range(2):
-        with RunLock(tmp_path / "run"), pytest.raises(CheckpointError):
-            RunLock(tmp_path / "run").__enter__()
+        with run_lock(tmp_path / "run"), pytest.raises(CheckpointError):
+            run_lock(tmp_path / "run").__enter__()

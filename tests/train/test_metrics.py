@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lmkit.errors import StorageError
 from lmkit.model import Loss
 from lmkit.train.metrics import FILE, Metrics
-from lmkit.train.metrics_file import read_metrics, truncate_after
+from lmkit.train.metrics_file import last_step, read_metrics, truncate_after
 
 
 def loss(total: float, count: int = 2, n_bytes: int = 4) -> Loss:
@@ -186,3 +186,12 @@ def test_the_gpu_is_not_waited_for(tmp_path: Path) -> None:
             metrics.step(step, Loss(total, 1, 1), tokens=1, seconds=1)
             assert not done.query()
     assert [line["loss"] for line in lines(tmp_path)] == [1.0, 2.0, 3.0]
+
+
+def test_the_last_step_is_read_off_the_end(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    assert last_step(path) == 0
+    whole = "".join(json.dumps({"step": n, "text": "x" * n**2}) + "\n" for n in range(1, 100))
+    for length in (0, 3, 20, 5000, 100_000, len(whole) - 1, len(whole)):
+        path.write_text(whole[:length])
+        assert last_step(path) == max((line["step"] for line in read_metrics(path)), default=0)

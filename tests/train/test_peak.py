@@ -70,7 +70,7 @@ def test_a_cpu_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(peak.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(torch, "mm", multiply)
-    best = measured(torch.bfloat16)
+    best = measured(CPU, torch.bfloat16)
     assert sizes[:3] == [512, 512, 1024]
     assert set(sizes[3:]) == {1024}
     assert best == pytest.approx(2 * 1024**3 / (2 * 1024**3 / 1e12 + 0.001))

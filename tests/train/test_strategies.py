@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from lmkit.config import Spec, Stage
@@ -49,11 +50,50 @@ stages:
     ema: 0.9
     optimizers:
       - {class: lmkit.optim.Muon, params: [matrices], lr: 0.02, weight_decay: 0.1, dtype: float32}
-      - {class: lmkit.optim.AdamW, lr: 3e-3}
+      - {class: lmkit.optim.AdamW, lr: 0.003}
     evaluate: {every: 2, tokens: 64, samples: [one], max_new_tokens: 2}
     checkpoint: {every: 2, keep: 9}
 """
 STEPS = 6
+# what a model may have and cuts badly: matrices of one row and one column, a weight of two blocks
+ODD = """\
+from torch import nn
+
+from lmkit_models.gpt2 import GPT2
+
+
+class Odd(GPT2):
+    def __init__(self, tokenizer, embedding_dim, **more):
+        super().__init__(tokenizer=tokenizer, embedding_dim=embedding_dim, **more)
+        first, second = self.blocks
+        first.mlp_in, first.mlp_out = nn.Linear(embedding_dim, 1), nn.Linear(1, embedding_dim)
+        second.qkv.weight = first.qkv.weight
+"""
+SECOND: dict[str, dict[str, Any]] = {  # what a second stage may train on
+    "texts": {"data": {"class": "lmkit.data.sources.TextFiles", "path": "text"}},
+    "preferences": {
+        "data": {
+            "class": "lmkit.data.sources.InMemory",
+            "prompts": [{"prompt": "a", "chosen": f"b{n}", "rejected": "c"} for n in range(8)],
+            "holdout": 0.0,
+        },
+        "objective": "lmkit.rl.dpo.DPO",
+    },
+    "answers": {
+        "data": {"class": "lmkit.tasks.arithmetic.Arithmetic", "digits": 1, "tools": False},
+        "objective": {
+            "class": "lmkit.rl.grpo.GRPO",
+            "group_size": 4,
+            "max_new_tokens": 4,
+            "steps_per_rollout": 2,
+            "rewards": [{"reward": "early.early"}],
+        },
+    },
+}
+EARLY = """\
+def early(problem, completion):
+    return sum(token < 128 for token in completion.ids) / 4
+"""
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +104,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = " ".join(f"{number} and {i} is {number + i}." for i in range(20))
         (folder / "text" / f"{number}.txt").write_text(words, encoding="utf-8")
     (folder / "moved.yaml").write_text(YAML, encoding="utf-8")
+    (folder / "odd.py").write_text(ODD, encoding="utf-8")
+    (folder / "early.py").write_text(EARLY, encoding="utf-8")
+    odd = YAML.replace("lmkit_models.gpt2.GPT2", "odd.Odd")
+    (folder / "odd.yaml").write_text(odd, encoding="utf-8")
+    experiment = yaml.safe_load(YAML)
+    experiment["model"]["max_len"] = 64
+    first, second = experiment["stages"]
+    shared = {"batch_size": 4, "optimizers": second["optimizers"]}
+    del first["freeze"]
+    for name, keys in SECOND.items():
+        inherits = {"name": name, "steps": 4, "optimizer_state": "inherit", **shared, **keys}
+        stages = {"stages": [{**first, **shared}, inherits]}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(experiment | stages), encoding="utf-8")
     return folder
 
 
 @pytest.fixture(scope="module")
 def train(folder: Path) -> Iterator[Callable[..., None]]:
-    """`train(name, ranks, *words)`: `lmkit train` to its end, in a folder of that name."""
+    """`train(name, ranks, *words)`: `lmkit train` to its end, in a folder of that name; `file` is
+    the experiment."""
     with (
         (folder / "said").open("w+", encoding="utf-8") as said,
         subprocess.Popen(
@@ -80,10 +134,10 @@ def train(folder: Path) -> Iterator[Callable[..., None]]:
         assert program.stdin is not None
         assert program.stdout is not None
 
-        def run(name: str, ranks: int, *words: str) -> None:
+        def run(name: str, ranks: int, *words: str, file: str = "moved") -> None:
             assert program.stdin is not None
             assert program.stdout is not None
-            command = ["train", str(folder / "moved.yaml"), f"out={folder / name}", *words]
+            command = ["train", str(folder / f"{file}.yaml"), f"out={folder / name}", *words]
             print(json.dumps([ranks, command]), file=program.stdin, flush=True)
             codes = json.loads(program.stdout.readline() or "[]")
             assert codes == [0] * ranks, (folder / "said").read_text(encoding="utf-8")[-3000:]
@@ -100,8 +154,7 @@ def steps(run: Path) -> list[dict[str, Any]]:
 def last(run: Path) -> dict[str, torch.Tensor]:
     """All tensors of a run's last checkpoint."""
     checkpoint = max((run / "checkpoints").iterdir())
-    names = ("model", "trained", "optimizer")
-    files = {name: load_file(checkpoint / f"{name}.safetensors") for name in names}
+    files = {path.stem: load_file(path) for path in checkpoint.glob("*.safetensors")}
     return {f"{name}/{key}": t for name, file in files.items() for key, t in file.items()}
 
 
@@ -175,6 +228,38 @@ def test_fsdp_computes_in_bf16_and_recomputes(folder: Path, train: Callable[...,
     off = deviation(folder / "bf16-2", folder / "bf16")
     print(f"fsdp in bf16 on two ranks: losses within {off:.1e} of one rank's")
     assert 0 < off < 5e-3
+
+
+def test_fsdp_cuts_what_is_cut_badly(folder: Path, train: Callable[..., None]) -> None:
+    train("odd", 1, file="odd")
+    train("odd2", 2, "runner.strategy=fsdp", file="odd")
+    assert deviation(folder / "odd2", folder / "odd") < 1e-5
+    move(folder, "odd2", "odd-on", 4)
+    train("odd-on", 2, "runner.strategy=fsdp", file="odd")
+    assert same_bits(folder / "odd-on", folder / "odd2")
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ("texts", ["runner.strategy=fsdp"]),
+        ("answers", ["runner.strategy=sharded"]),
+        ("preferences", ["runner.reduction=ordered"]),
+    ],
+)
+def test_what_a_stage_trains_on_and_inherits_is_the_same(
+    second: str, words: list[str], folder: Path, train: Callable[..., None]
+) -> None:
+    one, two = f"{second}1", f"{second}2"
+    train(one, 1, *words, file=second)
+    train(two, 2, *words, file=second)
+    if second == "preferences":
+        assert same_bits(folder / two, folder / one)
+    pairs = list(zip(steps(folder / two), steps(folder / one), strict=True))
+    assert len(pairs) == STEPS
+    for key in ("loss", "grad_norm", "reward", "preference_loss"):
+        there = [(a[key], b[key]) for a, b in pairs if key in b]
+        assert all(a == pytest.approx(b, rel=1e-4, abs=1e-5) for a, b in there), (key, there)
 
 
 SETTINGS: dict[str, Any] = {"max_batch_size": 2, "precision": "auto", "compile": "auto"}
