@@ -31,6 +31,7 @@ from lmkit.nn import (
     rotation,
 )
 
+HEAD_DIM = 128
 GATE_WIDTH = 12  # channels of x that decide how much of a value embedding a head takes
 QK_GAIN = 1.2  # on normalised queries and keys each: sharper attention
 LONG, SHORT = "L", "S"
@@ -52,7 +53,8 @@ class GPT(LMBase):
     Args:
         depth: transformer blocks.
         width: channels of the residual stream; None for 64 * depth rounded up to a multiple of 128.
-        head_dim: width of an attention head; there are width / head_dim heads.
+        head_dim: width of an attention head, of which there are width / head_dim; None for 128, or
+            half of the width if that is less.
         kv_heads: heads of keys and values, a divisor of the heads (grouped-query attention, Ainslie
             et al., arXiv 2305.13245); None for as many as heads.
         max_len: tokens of context.
@@ -65,8 +67,8 @@ class GPT(LMBase):
             of 128.
         rotary_base: longest wavelength of the rotary positions / 2 pi (RoFormer, arXiv 2104.09864).
         qk_norm: normalise queries and keys (Henry et al., arXiv 2010.04245), times 1.2 each.
-        key_offset: half of the heads see each key one token late, so that a single layer can go on
-            with what followed the last time (modded-nanogpt; `lmkit.nn.offset`).
+        key_offset: half of the heads of keys, if there are two, stand one token late, so that a
+            single layer can go on with what followed the last time (`lmkit.nn.offset`).
         logit_softcap: c in c * tanh(logits / c) (Gemma 2); None for none.
         value_embeddings: every second layer mixes into its values a vector of its own for each
             token, through a gate (value residuals, Zhou et al., arXiv 2410.17897; the table is
@@ -90,7 +92,7 @@ class GPT(LMBase):
         *,
         depth: int,
         width: int | None = None,
-        head_dim: int = 128,
+        head_dim: int | None = None,
         kv_heads: int | None = None,
         max_len: int = 1024,
         mlp_ratio: int = 4,
@@ -112,6 +114,7 @@ class GPT(LMBase):
     ) -> None:
         super().__init__(tokenizer=tokenizer, max_len=max_len, name=name)
         width = width or _round_up(64 * depth, 128)
+        head_dim = head_dim or min(HEAD_DIM, width // 2)
         kv_heads = _kv_heads(width, head_dim, kv_heads)
         self.windows = _windows(depth, window_pattern, window or _round_up(max_len // 4, 128))
         self.vocab_size = vocab_size or self.need_tokenizer().vocab_size
