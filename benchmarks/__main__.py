@@ -76,6 +76,11 @@ def _one_of_all(name: str, words: Sequence[str]) -> int:
 
 
 def _run_one(arguments: argparse.Namespace) -> int:
+    if arguments.device == "cuda":
+        import torch  # two seconds
+
+        if not torch.cuda.is_available():
+            raise ConfigError("this torch finds no GPU", hint="cpu is the default", at="--device")
     return int(importlib.import_module(f"benchmarks.{arguments.name}").run(arguments))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 import benchmarks.__main__ as benchmarks_main
 import lmkit
@@ -49,6 +50,15 @@ def test_a_wrong_word(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert said in error
+
+
+def test_a_gpu_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert benchmarks_main.main(["train", "--device", "cuda"]) == 2
+    said = "error: --device: this torch finds no GPU; cpu is the default\n"
+    assert capsys.readouterr().err == said
 
 
 def test_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
