@@ -25,7 +25,7 @@ from lmkit.model import LMBase
 from lmkit.optim import OptimizerSet
 from lmkit.text import Tiktoken
 from lmkit.train.loading import build_model, load_model
-from lmkit.train.stage_run import named_groups
+from lmkit.train.parameters import named_groups
 
 ADAMW = {"class": "lmkit.optim.AdamW", "lr": 1e-4}
 STEP_SIZE = 768  # of the square matrices: a step takes some 0.01 s

@@ -122,20 +122,12 @@ def open_tasks(text: str) -> list[Task]:
     Raises:
         ConfigError: a name is unknown, an argument is wrong, or a class is no Task.
     """
-    from lmkit.config import Place, Spec, build
+    from lmkit.config import Place, Spec
     from lmkit.config.loader import read_value
-    from lmkit.evals import Task
+    from lmkit.evals.task import open_task
 
     at = Place("--tasks")
-    tasks = []
-    for value in read_value(f"[{text}]", at):
-        spec = _full_name(Spec.of(value, at))
-        task = build(spec)
-        if not isinstance(task, Task):
-            hint = "derive it from lmkit.evals.task.Task"
-            raise ConfigError(f"{spec.path} is no task", hint=hint, at=at)
-        tasks.append(task)
-    return tasks
+    return [open_task(_full_name(Spec.of(value, at))) for value in read_value(f"[{text}]", at)]
 
 
 def _full_name(spec: Spec) -> Spec:

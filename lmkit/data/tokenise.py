@@ -1,42 +1,26 @@
-"""tokenise: a source and a tokenizer become a store of tokens, once; knows no rows.
-
-Documents are read and encoded in chunks of about a megabyte, so that memory stays bounded however
-much text there is, and several chunks are encoded at once: tiktoken works outside the interpreter's
-lock.
-"""
+"""tokenise: a source and a tokenizer become a store of tokens, once; knows no rows."""
 
 from __future__ import annotations
 
 import os
-import re
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from lmkit.data.cache import cache_folder, fingerprint_of, publish
+from lmkit.data.encoder import Encoded, cut, encode_all, prompt_encoder, text_encoder
 from lmkit.data.holdout import Split
 from lmkit.data.mixture import MixedStores, Mixture, Share, Store
 from lmkit.data.sharded import ShardedStore
 from lmkit.data.shards import TokenShards
 from lmkit.data.sources import Source
 from lmkit.data.store import FORMAT, StoreWriter, TokenStore
-from lmkit.errors import DataError, TokenizerError
-from lmkit.prompts import Prompt
-from lmkit.text import Tokenizer, encode_prompt, trim
-from lmkit.text.pairs import encode_pair, trim_pair
-
-CHUNK = 2**20  # characters encoded in one go
-# between a letter and white space every split pattern in use has a boundary (those of GPT-2,
-# cl100k, o200k and python4k): cut there, a text gets the same ids as in one piece
-_BOUNDARY = re.compile(r"[^\W\d_](?=[ \n])")
-_NOTHING = np.zeros(0, dtype=np.int64)
+from lmkit.errors import DataError
+from lmkit.text import Tokenizer
 
 
 def prepare(
@@ -137,7 +121,10 @@ def _prepare(source: Source, tokenizer: Tokenizer, split: Split, options: _Optio
     prompts = first is not None and first.text is None
 
     def write(aside: Path) -> None:
-        encode = _prompt_encoder(tokenizer, options) if prompts else _text_encoder(tokenizer)
+        encode = text_encoder(tokenizer)
+        if prompts:
+            asked, max_len = options.include_prompts, options.max_len
+            encode = prompt_encoder(tokenizer, max_len, include_prompts=asked, pairs=options.pairs)
         bar = tqdm(
             total=source.size(split),
             desc=f"tokenising {split}",
@@ -148,8 +135,8 @@ def _prepare(source: Source, tokenizer: Tokenizer, split: Split, options: _Optio
             delay=0.5,  # seconds; a small source is done before a bar can be read
         )
         with StoreWriter(aside, tokenizer, prompts=prompts) as writer, bar:
-            parts = _parts(source.documents(split), whole=prompts)
-            notes = _tokenise(parts, encode, writer, bar, options.threads)
+            parts = cut(source.documents(split), prompts=prompts)
+            notes = _write(encode_all(parts, encode, options.threads), writer, bar)
             writer.finish(source.describe(), notes)
 
     folder = folders["prompts" if prompts else "texts"]
@@ -175,86 +162,21 @@ def _in_cache(folders: dict[str, Path]) -> TokenStore | None:
     return None if found is None else TokenStore(found)
 
 
-class _Part(NamedTuple):
-    """A document, or a stretch of a long text; `last` ends the document."""
-
-    document: Prompt
-    text: str
-    last: bool = True
-
-
-class _Encoded(NamedTuple):
-    """The tokens of a part, without bos; `notes` says what happened to them."""
-
-    part: _Part
-    ids: np.ndarray
-    mask: np.ndarray | None = None
-    notes: tuple[str, ...] = ()
-
-
-_Encode = Callable[[_Part], _Encoded]
-
-
-def _text_encoder(tokenizer: Tokenizer) -> _Encode:
-    """Texts: their ids, and eos if it is another token than the bos of the next document."""
-    end = np.array([tokenizer.eos] if tokenizer.eos != tokenizer.bos else [], dtype=np.int64)
-
-    def encode(part: _Part) -> _Encoded:
-        if not part.text:
-            return _Encoded(part, _NOTHING, notes=("empty",))
-        ids = tokenizer.encode_array(part.text)
-        return _Encoded(part, np.concatenate([ids, end]) if part.last and end.size else ids)
-
-    return encode
-
-
-def _prompt_encoder(tokenizer: Tokenizer, options: _Options) -> _Encode:
-    """Prompts: the sample's ids and mask, trimmed; left out if nothing of it is trained."""
-
-    def encode(part: _Part) -> _Encoded:
-        if options.pairs:
-            whole = encode_pair(tokenizer, part.document)
-            sample = trim_pair(whole, options.max_len)
-        else:
-            asked = options.include_prompts
-            whole = encode_prompt(tokenizer, part.document, include_prompts=asked)
-            sample = trim(whole, options.max_len)
-        notes: tuple[str, ...] = ("trimmed",) if len(sample.ids) < len(whole.ids) else ()
-        if _calls_tools(part.document) and not tokenizer.chat.shows_tools:
-            notes += ("tools_left_out",)
-        if not sample.trained:
-            return _Encoded(part, _NOTHING, _NOTHING, (*notes, "without_target"))
-        return _Encoded(part, sample.ids[1:], sample.mask[1:], notes)
-
-    return encode
-
-
-def _calls_tools(prompt: Prompt) -> bool:
-    return any(part.type == "python" for turn in prompt.messages for part in turn.parts)
-
-
-def _tokenise(
-    parts: Iterable[_Part], encode: _Encode, writer: StoreWriter, bar: tqdm[Any], threads: int
-) -> dict[str, Any]:
-    """Encode and write all parts in their order.
+def _write(encoded: Iterable[Encoded], writer: StoreWriter, bar: tqdm[Any]) -> dict[str, Any]:
+    """Write all parts.
 
     Returns:
         for every kind of note how many documents have it, and the place of the first one.
     """
     notes: dict[str, Any] = {}
-
-    def encode_chunk(chunk: list[_Part]) -> list[_Encoded]:
-        return [_located(encode, part) for part in chunk]
-
-    for encoded in _in_parallel(encode_chunk, _chunks(parts), threads):
-        for part, ids, mask, found in encoded:
-            writer.write(ids, mask)
-            if part.last:
-                writer.end_document()
-            for note in found:
-                notes[note] = notes.get(note, 0) + 1
-                notes.setdefault(f"first_{note}", part.document.at)
-            bar.update(_size(part))
+    for part, ids, mask, found in encoded:
+        writer.write(ids, mask)
+        if part.last:
+            writer.end_document()
+        for note in found:
+            notes[note] = notes.get(note, 0) + 1
+            notes.setdefault(f"first_{note}", part.document.at)
+        bar.update(part.size)
     if "without_target" in notes and not writer.document_count:
         raise DataError(
             f"none of the {notes['without_target']:,} prompts has anything to train",
@@ -262,58 +184,3 @@ def _tokenise(
             at=notes["first_without_target"],
         )
     return notes
-
-
-def _parts(documents: Iterable[Prompt], whole: bool) -> Iterator[_Part]:
-    """The documents; long texts cut, so that no part is much longer than a chunk."""
-    for document in documents:
-        if (document.text is None) != whole:
-            raise DataError(
-                "texts and prompts in one source", hint="make two, and a Mixture", at=document.at
-            )
-        text = document.text or ""
-        start = 0
-        while len(text) - start > CHUNK and (cut := _BOUNDARY.search(text, start + CHUNK)):
-            yield _Part(document, text[start : cut.end()], last=False)
-            start = cut.end()
-        yield _Part(document, text[start:])
-
-
-def _chunks(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
-    chunk: list[_Part] = []
-    size = 0
-    for part in parts:
-        chunk.append(part)
-        size += _size(part)
-        if size >= CHUNK:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-def _size(part: _Part) -> int:
-    """Characters to encode; of a text those of the part."""
-    return len(part.text) if part.document.text is not None else sum(map(len, part.document.said))
-
-
-def _located(encode: _Encode, part: _Part) -> _Encoded:
-    """The part encoded; an error about its text says where it stands."""
-    try:
-        return encode(part)
-    except (TokenizerError, DataError) as error:
-        raise DataError(error.what, hint=error.hint, at=part.document.at) from error
-
-
-def _in_parallel(
-    work: Callable[[list[_Part]], list[_Encoded]], chunks: Iterable[list[_Part]], threads: int
-) -> Iterator[list[_Encoded]]:
-    """`work` of each chunk, in order; a few are under way at once, so memory stays bounded."""
-    waiting: deque[Future[list[_Encoded]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for chunk in chunks:
-            waiting.append(pool.submit(work, chunk))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lmkit.config import Spec, build
 from lmkit.data.holdout import Split
 from lmkit.data.sources import Source
+from lmkit.errors import ConfigError
 from lmkit.prompts import Completion, Message, Prompt
 
 
@@ -92,3 +94,38 @@ class Task(Source):
 
     def describe(self) -> str:
         return f"{type(self).__name__}: {len(self.problems('train')):,} problems to train on"
+
+
+def open_task(spec: Spec, **offered: Any) -> Task:
+    """The task that a spec names.
+
+    Args:
+        offered: as of `build`.
+
+    Raises:
+        ConfigError: a key of it is wrong, or it is no Task.
+    """
+    task = build(spec, **offered)
+    if not isinstance(task, Task):
+        hint = "derive it from lmkit.evals.task.Task"
+        raise ConfigError(f"{spec.path} is no task", hint=hint, at=spec.at)
+    return task
+
+
+def open_tasks(specs: Sequence[Spec], folder: str) -> list[Task]:
+    """Several, each with a name of its own.
+
+    Args:
+        folder: offered to each: where relative paths begin.
+
+    Raises:
+        ConfigError: one is no Task, or two have one name.
+    """
+    tasks: list[Task] = []
+    for spec in specs:
+        task = open_task(spec, folder=folder)
+        if task.name in [other.name for other in tasks]:
+            hint = "give one of them another name:"
+            raise ConfigError(f"two tasks are called {task.name!r}", hint=hint, at=spec.at)
+        tasks.append(task)
+    return tasks

@@ -22,10 +22,11 @@ from lmkit.text import Batch, Tokenizer
 from lmkit.train.loading import find_checkpoint
 from lmkit.train.memory import MicroBatch
 from lmkit.train.objective import Objective, Scene, open_objective
+from lmkit.train.parameters import freeze
 from lmkit.train.precision import Precision
 from lmkit.train.runner import LMRunnerBase
 from lmkit.train.stage_data import StageData, report_notes
-from lmkit.train.stage_run import StageRun, freeze
+from lmkit.train.stage_run import StageRun
 
 RATE_POINTS = 60  # places at which the schedule is looked at
 SHOWN_ROWS = 3

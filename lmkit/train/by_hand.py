@@ -22,14 +22,16 @@ from lmkit.optim import OptimizerSet
 from lmkit.ranks.world import World
 from lmkit.text import Batch
 from lmkit.train.allocator import keep_freed_memory
+from lmkit.train.average import WeightAverage
 from lmkit.train.compiling import pays_to_compile
 from lmkit.train.learner import Learner, Step
 from lmkit.train.loading import find_first
 from lmkit.train.memory import MicroBatch
+from lmkit.train.parameters import named_groups
 from lmkit.train.precision import Policy, Precision, choose
 from lmkit.train.progress import Progress
 from lmkit.train.recompute import recompute_blocks, recompute_compiled
-from lmkit.train.stage_run import StageRun, named_groups
+from lmkit.train.stage_run import StageRun
 from lmkit.train.strategies import Kind, Reduction, check_settings, make_strategy
 
 
@@ -232,7 +234,7 @@ class ByHand(ABC):
         return hash((self.seed, self.progress.stage_index, self.progress.stage_step))
 
     def _make_learner(self, run: StageRun | None, compiled: bool | None = None) -> None:
-        """Make a stage's optimizers and what steps them.
+        """Make a stage's optimizers, what steps them, and the average where it wants one.
 
         Args:
             compiled: whether it was before; `compile: auto` goes on as it began.
@@ -263,6 +265,8 @@ class ByHand(ABC):
             dropout=run.objective.dropout if run else True,
             strategy=self.strategy,
         )
+        if run is not None and run.stage.ema is not None:
+            self.learner.average = WeightAverage(self.model, run.stage.ema, run.step)
 
     def _check_model(self) -> None:
         try:

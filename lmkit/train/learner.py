@@ -20,7 +20,6 @@ from lmkit.train.anomaly import Anomaly, Detector
 from lmkit.train.average import WeightAverage
 from lmkit.train.compiling import compile_errors
 from lmkit.train.memory import MicroBatch
-from lmkit.train.ordered import accumulate_ordered
 from lmkit.train.precision import Precision
 from lmkit.train.strategy import Strategy
 
@@ -97,8 +96,8 @@ class Learner:
             ConfigError: one row does not fit, or DDP would wait for a gradient that never comes.
         """
         alone = self.strategy.tries_alone
-        world = World(0, 1, self.world.device) if alone else self.world
-        self.micro_batch.fit(lambda: self._accumulate(batch, 0, world), self._forget, alone=alone)
+        work = self._accumulate_alone if alone else self._accumulate
+        self.micro_batch.fit(lambda: work(batch, 0), self._forget, alone=alone)
         if idle := self._idle():
             raise ConfigError(
                 f"no gradient reaches {idle}, for which DDP would wait",
@@ -122,7 +121,7 @@ class Learner:
         """
         self.model.train(self.dropout)
         loss = self.micro_batch.fit(
-            lambda: self._accumulate(batch, seed, self.world),
+            lambda: self._accumulate(batch, seed),
             self._forget,
             alone=self.world.size == 1 and self.strategy.tries_alone,
         )
@@ -148,10 +147,10 @@ class Learner:
         in every micro-batch they cannot be told apart, and none are left."""
         self._forget()
         if self.strategy.lockstep:
-            self._accumulate(batch, seed, self.world)
+            self._accumulate(batch, seed)
             self._forget()
         else:
-            self._accumulate(batch, seed, World(self.world.rank, 1, self.world.device))
+            self._accumulate_alone(batch, seed)
 
     def go_on_from(self, checkpoint: Checkpoint) -> None:
         """Take up all else of a checkpoint whose weights the model has. Where there is an average
@@ -174,19 +173,20 @@ class Learner:
             anomaly = Anomaly(worst, loss, grad_norm.item(), f"{worst} on another rank")
         return anomaly
 
-    def _accumulate(self, batch: Batch, seed: int, world: World) -> Loss:
-        how: dict[str, Any] = {
-            "micro_batch": self.micro_batch.rows,
-            "world": world,
-            "precision": self.precision,
-            "seed": seed,
-        }
+    def _accumulate(self, batch: Batch, seed: int) -> Loss:
+        """The gradient of all ranks' rows."""
         with compile_errors():
-            if world is not self.world:
-                return accumulate(self._bare, batch, **how)
-            if self.strategy.ordered:
-                return accumulate_ordered(self._bare, batch, **how)
-            return accumulate(self._wrapped, batch, lockstep=self.strategy.lockstep, **how)
+            return self.strategy.accumulate(self._wrapped, batch, **self._how(seed))
+
+    def _accumulate_alone(self, batch: Batch, seed: int) -> Loss:
+        """The gradient of this rank's rows, which no other rank waits for."""
+        world = World(self.world.rank, 1, self.world.device)
+        with compile_errors():
+            return accumulate(self._bare, batch, world=world, **self._how(seed))
+
+    def _how(self, seed: int) -> dict[str, Any]:
+        rows, precision = self.micro_batch.rows, self.precision
+        return {"micro_batch": rows, "precision": precision, "seed": seed}
 
     def _idle(self) -> str:
         """The trainable parameters that the last backward pass did not reach."""

@@ -1,48 +1,31 @@
-"""loading: from a folder to a model that generates; asks for nothing but the folder.
-
-A checkpoint may come from a stranger. It holds no pickle. Of what it names, nothing of Python's own
-library is imported, and what is called are parts of models, tokenizers and the user's own files,
-unchanged.
-"""
+"""loading: from a folder to a model that generates; asks for nothing but the folder."""
 
 from __future__ import annotations
 
-import inspect
 import logging
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import tiktoken
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointContents, CheckpointDir
-from lmkit.checkpoints.manifest import MANIFEST, read_json
-from lmkit.checkpoints.plugin_code import (
-    Source,
-    class_names,
-    is_imported_as_kept,
-    open_code,
-    warn_of_changes,
-)
+from lmkit.checkpoints.manifest import MANIFEST
+from lmkit.checkpoints.plugin_code import warn_of_changes
 from lmkit.checkpoints.undrawn import make_undrawn
-from lmkit.config.registry import Spec, build, load_module, resolve
+from lmkit.config.registry import Spec, build
 from lmkit.errors import CheckpointError, ConfigError, ModelError, TokenizerError, did_you_mean
 from lmkit.model import LMBase
 from lmkit.nn.packed import Weights, pack_for_inference
 from lmkit.text import Tokenizer
 from lmkit.train.precision import DTYPES, choose
+from lmkit.train.strangers import import_parts
 
 logger = logging.getLogger(__name__)
 
 RUN_CHECKPOINTS = "checkpoints"  # in a run's folder
-# in these packages the parts of models are here: torch has modules that run code they are given
-HOMES = {
-    "lmkit": ("lmkit.model.", "lmkit.nn.", "lmkit.text."),
-    "torch": ("torch.nn.modules.",),
-}
 Precision = Literal["auto", "bf16", "fp32", "int8"]
 
 
@@ -73,14 +56,7 @@ def load_model(
     """
     computing = None if precision is None else computes_in(precision, torch.device(device))
     checkpoint = path if isinstance(path, Checkpoint) else find_checkpoint(path, for_inference=True)
-    sources = open_code(checkpoint.folder, trust_code=trust_code)
-    imports, named = _imports(checkpoint), list(_named(checkpoint))
-    if not trust_code:
-        _refuse_library(checkpoint, [*imports, *(name for name in named if "." in name)])
-    for name in imports:
-        load_module(name)
-    if not trust_code:
-        _refuse_strangers(checkpoint, named, sources)
+    sources = import_parts(checkpoint, trust_code=trust_code)
     tokenizer = checkpoint.tokenizer()
     model = make_undrawn(lambda: build_model(checkpoint.experiment["model"], tokenizer)).to(device)
     warn_of_changes(sources)
@@ -185,50 +161,3 @@ def save_for_inference(
     """
     contents = CheckpointContents(model, experiment=experiment, weights=weights)
     return contents.write(location, for_inference=True)
-
-
-def _imports(checkpoint: Checkpoint) -> list[str]:
-    """The modules that register what the experiment names."""
-    names = checkpoint.experiment.get("imports", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise CheckpointError("experiment.json names imports that are none", at=checkpoint.folder)
-    return names
-
-
-def _named(checkpoint: Checkpoint) -> Iterator[str]:
-    """What loading would call: the model's parts, and the tokenizer."""
-    yield from class_names(checkpoint.experiment["model"])
-    if "tokenizer/tokenizer.json" in checkpoint.manifest.files:
-        yield from class_names(read_json(checkpoint.folder, "tokenizer/tokenizer.json"))
-
-
-def _refuse_library(checkpoint: Checkpoint, names: Sequence[str]) -> None:
-    """Refuse a folder that names a module of Python's own: to import it may do something already,
-    and no part of a model is there."""
-    for name in names:
-        if name.partition(".")[0] in sys.stdlib_module_names:
-            raise CheckpointError(
-                f"it would call {name}, which is of Python's own library and no model's part",
-                hint="if you trust whoever made it, --trust-code",
-                at=checkpoint.folder,
-            )
-
-
-def _refuse_strangers(checkpoint: Checkpoint, named: list[str], sources: list[Source]) -> None:
-    """Refuse a folder that names something to call which is of no known kind."""
-    for path in named:
-        if not _is_known(resolve(path), sources):
-            raise CheckpointError(
-                f"it would call {path}, which is no model's part",
-                hint="if you trust whoever made it, --trust-code",
-                at=checkpoint.folder,
-            )
-
-
-def _is_known(target: Any, sources: list[Source]) -> bool:
-    module = str(getattr(target, "__module__", ""))
-    if inspect.isclass(target) and issubclass(target, nn.Module | Tokenizer):
-        homes = HOMES.get(module.partition(".")[0])
-        return homes is None or f"{module}.".startswith(homes)
-    # the list of sources is a stranger's too: it may name subprocess, but not the user's own files
-    return any(source.module == module and is_imported_as_kept(source) for source in sources)

@@ -14,9 +14,10 @@ from lmkit.errors import CheckpointError, ConfigError
 from lmkit.model import LMBase
 from lmkit.optim import OptimizerSet
 from lmkit.train.objective import open_objective
+from lmkit.train.parameters import freeze
 from lmkit.train.run_folder import RunFolder
 from lmkit.train.stage_data import StageData
-from lmkit.train.stage_run import StageRun, freeze
+from lmkit.train.stage_run import StageRun
 from lmkit.train.strategies import Kind, Reduction, check_stage
 
 

@@ -18,7 +18,6 @@ from lmkit.checkpoints.saver import Saver
 from lmkit.config.duration import to_seconds
 from lmkit.errors import ConfigError
 from lmkit.train.anomaly import Anomalies, Anomaly, OnAnomaly, Policy
-from lmkit.train.average import WeightAverage
 from lmkit.train.beginning import copy_of_beginning, find_beginning
 from lmkit.train.by_hand import ByHand
 from lmkit.train.evaluation import measure, write_samples
@@ -28,6 +27,7 @@ from lmkit.train.learner import Step
 from lmkit.train.mending import pass_over
 from lmkit.train.metrics import Metrics
 from lmkit.train.objective import Scene, Stream
+from lmkit.train.parameters import freeze
 from lmkit.train.peak import Peak, find_peak, full_speed
 from lmkit.train.precision import Precision
 from lmkit.train.profile import Profile
@@ -35,7 +35,7 @@ from lmkit.train.progress import Progress
 from lmkit.train.rehearsal import prepare, rehearse
 from lmkit.train.run_folder import RunFolder
 from lmkit.train.stage_data import StageData
-from lmkit.train.stage_run import StageRun, freeze
+from lmkit.train.stage_run import StageRun
 
 
 class LMRunnerBase(ByHand):
@@ -129,9 +129,12 @@ class LMRunnerBase(ByHand):
         """Train one stage to its end; from `resume`, a checkpoint within it, where given."""
         self._measured = {}
         owed = resume.state.get("owed") if resume else None
-        run = self._open_stage(index, data, resume)
+        run = self._reenter(index, data, resume) if resume else self._enter(index, data)
         if run.done and owed is None:
             return
+        self.learner.detector = self.anomalies.detector
+        if self.world.size > 1 and not run.done:
+            self.learner.agree_on_micro_batch(run.objective.trial_batch(run.rows, self._scene(run)))
         if resume is None and self.anomalies.wishes.policy == "rollback":
             self._save_due(run)
         stream = run.objective.stream(run.rows, self._scene(run))
@@ -278,46 +281,45 @@ class LMRunnerBase(ByHand):
             self.folder.write_experiment()
         return resume
 
-    def _open_stage(self, index: int, data: StageData, resume: Checkpoint | None) -> StageRun:
+    def _enter(self, index: int, data: StageData) -> StageRun:
+        """Begin a stage."""
         assert self.experiment is not None
-        stage = self.experiment.stages[index]
-        self.checkpoints.rules.keep = stage.checkpoint.keep
-        self._data_fingerprint = data.fingerprint
-        freeze(self.model, stage)
-        if resume is None:
-            self.progress.enter_stage(index)
-            self.anomalies.begin_stage()
-        run = StageRun.open(
-            self.experiment,
-            index,
-            data,
-            self.model,
-            step=self.progress.stage_step,
-            position=self.progress.position,
-        )
-        rows = run.objective.batch_rows(run.plan)
-        self.micro_batch.choose(run.plan.width, self.strategy.most_rows(rows))
-        if resume is None and stage.init_from:
-            self.folder.find_weights(stage.init_from).load_weights(self.model)
-        if resume is None:
-            self._beginning = find_beginning(self.experiment, index, self.folder)
-        else:
-            self._beginning = resume.state.get("beginning")
-            self.folder.refuse_other_data(stage.name, resume.state["data"], data.fingerprint)
-            self.micro_batch.rows = min(self.micro_batch.rows, resume.state["micro_batch"])
-        self._make_learner(run, resume.state.get("compiled") if resume else None)
-        self.learner.detector = self.anomalies.detector
-        if stage.ema is not None:
-            self.learner.average = WeightAverage(self.model, stage.ema, run.step)
-        if resume is not None and (not run.done or resume.state.get("owed") is not None):
-            self.learner.go_on_from(resume)
-        if resume is None and stage.optimizer_state == "inherit":
+        self.progress.enter_stage(index)
+        self.anomalies.begin_stage()
+        run = self._open_stage(index, data)
+        if run.stage.init_from:
+            self.folder.find_weights(run.stage.init_from).load_weights(self.model)
+        self._beginning = find_beginning(self.experiment, index, self.folder)
+        self._make_learner(run)
+        if run.stage.optimizer_state == "inherit":
             before = self.folder.find_weights(self.experiment.stages[index - 1].name)
             before.check()
             before.load_optimizers(self.learner.optimizers)
-        if self.world.size > 1 and not run.done:
-            trial = run.objective.trial_batch(run.rows, self._scene(run))
-            self.learner.agree_on_micro_batch(trial)
+        return run
+
+    def _reenter(self, index: int, data: StageData, resume: Checkpoint) -> StageRun:
+        """Go on with a stage where a checkpoint left it."""
+        run, state = self._open_stage(index, data), resume.state
+        self._beginning = state.get("beginning")
+        self.folder.refuse_other_data(run.stage.name, state["data"], data.fingerprint)
+        self.micro_batch.rows = min(self.micro_batch.rows, state["micro_batch"])
+        self._make_learner(run, state.get("compiled"))
+        if not run.done or state.get("owed") is not None:
+            self.learner.go_on_from(resume)
+        return run
+
+    def _open_stage(self, index: int, data: StageData) -> StageRun:
+        """Lay out the stage from where `progress` stands in it."""
+        assert self.experiment is not None
+        stage, at = self.experiment.stages[index], self.progress
+        self.checkpoints.rules.keep = stage.checkpoint.keep
+        self._data_fingerprint = data.fingerprint
+        freeze(self.model, stage)
+        run = StageRun.open(
+            self.experiment, index, data, self.model, step=at.stage_step, position=at.position
+        )
+        rows = run.objective.batch_rows(run.plan)
+        self.micro_batch.choose(run.plan.width, self.strategy.most_rows(rows))
         return run
 
     def _scene(self, run: StageRun) -> Scene:

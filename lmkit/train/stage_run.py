@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
-from torch import nn
-
 from lmkit.checkpoints.best import Best
-from lmkit.config import Experiment, Spec, Stage, blame, build
+from lmkit.config import Experiment, Stage, blame
 from lmkit.data import BatchStream, open_rows
 from lmkit.data.stream import RowSource
 from lmkit.errors import ConfigError, DataError, did_you_mean
 from lmkit.evals.bits_per_byte import BitsPerByte
-from lmkit.evals.task import Task
+from lmkit.evals.task import Task, open_tasks
 from lmkit.model import LMBase
 from lmkit.optim.schedule import Schedule, make_schedule
-from lmkit.optim.selection import select
 from lmkit.ranks.world import World
 from lmkit.text import Batch
 from lmkit.train.objective import Objective, open_objective
@@ -207,51 +204,6 @@ def _validation_rows(data: StageData, stage: Stage, model: LMBase) -> RowSource 
         pack=model.accepts_documents,
         seed=0,
     )
-
-
-def open_tasks(specs: Sequence[Spec], folder: str) -> list[Task]:
-    """The tasks that a stage's evaluations ask.
-
-    Raises:
-        ConfigError: one is no Task, or two have one name.
-    """
-    tasks: list[Task] = []
-    for spec in specs:
-        task = build(spec, folder=folder)
-        if not isinstance(task, Task):
-            hint = "derive it from lmkit.evals.task.Task"
-            raise ConfigError(f"{spec.path} is no task", hint=hint, at=spec.at)
-        if task.name in [other.name for other in tasks]:
-            hint = "give one of them another name:"
-            raise ConfigError(f"two tasks are called {task.name!r}", hint=hint, at=spec.at)
-        tasks.append(task)
-    return tasks
-
-
-def named_groups(model: LMBase) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """The model's parameter groups with each parameter's name; a tied one has its first name."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {
-        group: [(names[id(parameter)], parameter) for parameter in members]
-        for group, members in model.param_groups().items()
-    }
-
-
-def freeze(model: LMBase, stage: Stage) -> None:
-    """Leave out of training what the stage freezes: groups, globs over names, or `tag:NAME`.
-
-    What an earlier stage froze is trained again; what the model itself froze stays frozen.
-
-    Raises:
-        ConfigError: a word means no parameter.
-    """
-    at = stage.places.get("freeze")
-    frozen = {id(each) for each in select(stage.freeze, named_groups(model), at).values()}
-    for parameter in model.parameters():
-        if not hasattr(parameter, "trains_by_itself"):
-            parameter.trains_by_itself = parameter.requires_grad  # type: ignore[attr-defined]
-        wanted: bool = parameter.trains_by_itself  # type: ignore[attr-defined]
-        parameter.requires_grad_(wanted and id(parameter) not in frozen)
 
 
 def _due(step: int, every: int) -> bool:

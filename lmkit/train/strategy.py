@@ -16,11 +16,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lmkit.model import LMBase
+from lmkit.model import LMBase, Loss
 from lmkit.optim import OptimizerSet
 from lmkit.optim.optimizers import OptimizerState
 from lmkit.ranks.world import World
-from lmkit.train.accumulate import LossModule
+from lmkit.text import Batch
+from lmkit.train.accumulate import LossModule, accumulate
+from lmkit.train.ordered import accumulate_ordered
 from lmkit.train.precision import Precision
 
 
@@ -70,6 +72,18 @@ class Strategy:
             device_ids=[self.world.device] if on_gpu else None,
             gradient_as_bucket_view=True,
         )
+
+    def accumulate(self, module: nn.Module, batch: Batch, **how: Any) -> Loss:
+        """Leave the gradient of the global batch, for which the ranks meet.
+
+        Args:
+            module: what `wrap` gave.
+            batch: this rank's rows.
+            how: micro_batch, precision and seed, as of `lmkit.train.accumulate`.
+        """
+        if self.ordered:
+            return accumulate_ordered(module, batch, world=self.world, **how)
+        return accumulate(module, batch, world=self.world, lockstep=self.lockstep, **how)
 
     def whole(self) -> AbstractContextManager[Any]:
         """While the block runs a rank can use the model without the others."""

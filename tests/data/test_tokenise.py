@@ -14,10 +14,11 @@ from lmkit.data import (
     Mixture,
     TextFiles,
     TokenStore,
+    encoder,
     find_prepared,
     prepare,
+    tokenise,
 )
-from lmkit.data import tokenise as tokenise_module
 from lmkit.data.store import dtype_of
 from lmkit.errors import DataError, TokenizerError
 from lmkit.prompts import Prompt
@@ -92,7 +93,7 @@ def test_an_id_outside_the_vocabulary_is_an_error(over: int) -> None:
 def test_a_long_text_cut_into_chunks_has_the_same_ids(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenise_module, "CHUNK", 100)
+    monkeypatch.setattr(encoder, "CHUNK", 100)
     text = Path(re.__file__).read_text() + "ÄÖ\u3000 漢字\n\n  x1 2\t y" * 50
     tokenizer = Tiktoken(name)
     assert ids_of(prepared(InMemory([text, "b"]), tokenizer), 0) == tokenizer.encode(text)
@@ -104,7 +105,7 @@ def test_many_chunks_stay_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
             time.sleep(0.002 if int(text) % 3 else 0)
             return super().encode(text)
 
-    monkeypatch.setattr(tokenise_module, "CHUNK", 5)
+    monkeypatch.setattr(encoder, "CHUNK", 5)
     texts = [f"{number:03}" for number in range(100)]
     store = prepared(InMemory(texts), Uneven())
     assert ["".join(map(chr, ids_of(store, number))) for number in range(100)] == texts
@@ -119,14 +120,14 @@ def test_memory_is_bounded_by_reading_little_ahead(monkeypatch: pytest.MonkeyPat
                 read[0] += 1
                 yield document
 
-    class Watching(tokenise_module.StoreWriter):
+    class Watching(tokenise.StoreWriter):
         def end_document(self) -> None:
             super().end_document()
             written.append(read[0] - self.document_count)
 
-    monkeypatch.setattr(tokenise_module, "CHUNK", 30)
-    monkeypatch.setattr(tokenise_module, "StoreWriter", Watching)
-    monkeypatch.setattr(tokenise_module.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(encoder, "CHUNK", 30)
+    monkeypatch.setattr(tokenise, "StoreWriter", Watching)
+    monkeypatch.setattr(tokenise.os, "cpu_count", lambda: 2)
     prepared(Counting(["0123456789"] * 1000))
     assert len(written) == 1000
     assert max(written) < 20  # of 1,000: five chunks of three
@@ -174,7 +175,7 @@ class TestPrompts:
 class TestCache:
     def test_the_second_time_nothing_is_encoded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         first = prepared(InMemory(["abc"]))
-        monkeypatch.setattr(tokenise_module, "_tokenise", lambda *_: pytest.fail("again"))
+        monkeypatch.setattr(tokenise, "_write", lambda *_: pytest.fail("again"))
         assert prepared(InMemory(["abc"])).folder == first.folder
 
     def test_the_key_is_content_tokenizer_split_and_for_prompts_the_options(self) -> None:
@@ -223,8 +224,8 @@ def test_a_bar_is_shown_on_stderr_if_it_takes_long(
             time.sleep(0.15)
             return super().encode(text)
 
-    monkeypatch.setattr(tokenise_module, "CHUNK", 5)
-    monkeypatch.setattr(tokenise_module.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(encoder, "CHUNK", 5)
+    monkeypatch.setattr(tokenise.os, "cpu_count", lambda: 1)
     (tmp_path / "x.txt").write_text("\n\n".join(["0123456789"] * 6))
     source = TextFiles(str(tmp_path / "x.txt"), per_file=False)
     prepare(source, Slow(), "all", max_len=8)

@@ -16,8 +16,8 @@ from lmkit.lab.estimate import device_memory, estimate_memory
 from lmkit.optim import OptimizerSet
 from lmkit.text import Byte
 from lmkit.train.loading import build_model
+from lmkit.train.parameters import named_groups
 from lmkit.train.precision import Precision
-from lmkit.train.stage_run import named_groups
 
 CPU = torch.device("cpu")
 FP32, BF16 = Precision("fp32", CPU), Precision("bf16", CPU)

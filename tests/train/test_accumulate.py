@@ -23,8 +23,8 @@ from lmkit.text.tokenizer import Byte
 from lmkit.train.accumulate import LossModule, accumulate, micro_batches
 from lmkit.train.learner import Learner
 from lmkit.train.memory import MicroBatch
+from lmkit.train.parameters import named_groups
 from lmkit.train.precision import Precision
-from lmkit.train.stage_run import named_groups
 
 CPU = torch.device("cpu")
 

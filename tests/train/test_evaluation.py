@@ -7,10 +7,10 @@ import torch
 
 from lmkit.config import Evaluate, Spec
 from lmkit.errors import ConfigError
+from lmkit.evals.task import open_tasks
 from lmkit.model import LMBase
 from lmkit.text import Byte
 from lmkit.train.evaluation import write_samples
-from lmkit.train.stage_run import open_tasks
 from lmkit_models.gpt import GPT
 
 SUMS = Spec("lmkit.tasks.arithmetic.Arithmetic")

@@ -12,8 +12,8 @@ from lmkit.ranks.world import World
 from lmkit.text.tokenizer import Byte
 from lmkit.train.learner import Learner
 from lmkit.train.memory import MicroBatch
+from lmkit.train.parameters import named_groups
 from lmkit.train.precision import Precision, choose
-from lmkit.train.stage_run import named_groups
 from lmkit_models.gpt import GPT
 from lmkit_models.recurrent import GRULM
 
