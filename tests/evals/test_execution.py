@@ -216,7 +216,8 @@ def test_a_grandchild_does_not_survive(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_program_does_not_outlive_lmkit(tmp_path: Path, number: int) -> None:
     code = f"""
-import sys, types
+import signal, sys, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.modules["lmkit.evals"] = light = types.ModuleType("lmkit.evals")  # without torch
 light.__path__ = [{os.path.dirname(execution.__file__)!r}]
 from lmkit.evals.execution import Limits, run_tests
