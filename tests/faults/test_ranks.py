@@ -168,6 +168,13 @@ def free_port() -> int:
         return int(door.getsockname()[1])
 
 
+def is_open(endpoint: str) -> bool:
+    host, _, port = endpoint.partition(":")
+    with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+        return True
+    return False
+
+
 # --- one rank ends ----------------------------------------------------------------------------
 
 
@@ -370,6 +377,7 @@ def test_a_node_that_is_lost_and_brought_back_goes_on(
     # else a node that is brought back waits for an address that was told once (torch 2.13)
     nodes["agent"] = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     first = launcher.start(folder, node="a", **nodes)
+    wait_until(lambda: is_open(nodes["endpoint"]))  # who comes first is what all others hang on
     lost = launcher.start(folder, node="b", fault="any:3:node", **nodes)
     assert lost.wait() == -signal.SIGKILL
     back = launcher.start(folder, node="c", **nodes)
