@@ -106,3 +106,25 @@ def test_ctrl_c(lmkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("lmkit.cli.generate.run", interrupt)
     assert lmkit("generate", "x").code == 130
+
+
+@pytest.mark.parametrize(("size", "ends"), [(1, ["the interpreter"]), (2, [])])
+def test_one_of_several_ranks_leaves_out_the_end_of_the_interpreter(
+    size: int, ends: list[str]
+) -> None:
+    code = (
+        "import atexit, os, sys\n"
+        "class Last:\n"
+        "    def __del__(self, write=os.write): write(1, b'the interpreter\\n')\n"
+        "last = Last()\n"
+        "from lmkit.__main__ import run\n"
+        "atexit.register(print, 'what was registered', flush=True)\n"
+        "sys.argv[1:] = ['trian']\n"
+        "run()\n"
+    )
+    environment = {**os.environ, "WORLD_SIZE": str(size)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.splitlines() == ["what was registered", *ends]

@@ -147,7 +147,7 @@ def one_rank(runs: Runs, trials: int) -> dict[str, Any]:
 
         def disturb(rank: int, trial: int = trial) -> None:
             if rank == trial % 2:
-                Forwards(8 + 5 * trial, ask).__enter__()
+                Forwards(8 + trial, ask).__enter__()
 
         codes = as_ranks(runs, run, disturb)
         said = said_by(runs)
