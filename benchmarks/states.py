@@ -19,7 +19,8 @@ from torch import Tensor
 from benchmarks.contest import Measure
 from benchmarks.memory import reset_peak, resident
 from benchmarks.shapes import Shape, gpt2
-from lmkit.checkpoints.checkpoint import CheckpointContents, CheckpointDir
+from lmkit.checkpoints.contents import CheckpointContents
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.checkpoints.saver import Saver
 from lmkit.model import LMBase
 from lmkit.optim import OptimizerSet

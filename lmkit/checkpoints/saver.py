@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lmkit.checkpoints.checkpoint import CheckpointContents, CheckpointDir
-from lmkit.checkpoints.contents import Snapshot, Tensors
+from lmkit.checkpoints.contents import CheckpointContents, Snapshot, Tensors
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.checkpoints.durable import readable
 from lmkit.checkpoints.weights import ALIGNMENT, untie
 

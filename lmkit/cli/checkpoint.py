@@ -13,7 +13,8 @@ from lmkit.cli.actions import add_actions
 from lmkit.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointDir
+    from lmkit.checkpoints.checkpoint import Checkpoint
+    from lmkit.checkpoints.directory import CheckpointDir
 
 AGES = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 SHOWN = 30  # differences a file
@@ -193,7 +194,7 @@ def _open(run: Path) -> CheckpointDir:
     Raises:
         CheckpointError: there is none.
     """
-    from lmkit.checkpoints.checkpoint import CheckpointDir
+    from lmkit.checkpoints.directory import CheckpointDir
     from lmkit.train.loading import RUN_CHECKPOINTS
 
     folder = run / RUN_CHECKPOINTS

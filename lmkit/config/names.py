@@ -11,7 +11,8 @@ import importlib
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from lmkit.errors import ConfigError, LMKitError, PluginError, did_you_mean
 
 ENTRY_POINTS = "lmkit.plugins"
 _OURS = __name__.partition(".")[0]
+MEND = "mend it where its traceback ends"
 
 _folders: list[str] = []
 _registered: dict[str, Any] = {}
@@ -126,18 +128,29 @@ def _deepest_module(parts: list[str], at: object) -> tuple[ModuleType, int]:
 
 def _import(name: str, at: object) -> ModuleType | None:
     """The module, or None if there is none of that name."""
+    with plugin_errors(f"module {name} fails while importing", at, MEND):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+                return None
+            said = f"module {name} needs {error.name or error!s}, which is not installed"
+            raise plugin_error(said, error, at, "install it, or put it beside the YAML") from error
+
+
+@contextmanager
+def plugin_errors(doing: str, at: object = None, hint: str = "") -> Iterator[None]:
+    """Turn what a plug-in raises inside the block into a PluginError that begins with `doing`.
+
+    SystemExit too: a plug-in does not end the program, with 0 at that. lmkit's own errors pass.
+    """
     try:
-        return importlib.import_module(name)
+        yield
     except LMKitError:
         raise
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            return None
-        said = f"module {name} needs {error.name or error!s}, which is not installed"
-        raise plugin_error(said, error, at, "install it, or put it beside the YAML") from error
     except (Exception, SystemExit) as error:
-        said = f"module {name} fails while importing: {type(error).__name__}: {error}"
-        raise plugin_error(said, error, at, "mend it where its traceback ends") from error
+        said = f"{doing}: {type(error).__name__}: {error}"
+        raise plugin_error(said, error, at, hint) from error
 
 
 def plugin_error(what: str, error: BaseException, at: object, hint: str = "") -> PluginError:

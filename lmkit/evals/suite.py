@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
-from lmkit.config.names import plugin_error
+from lmkit.config.names import MEND, plugin_errors
 from lmkit.data.holdout import Split
 from lmkit.errors import ConfigError, DataError, LMKitError
 from lmkit.evals.choice import answer_scores, letter_scores
@@ -200,14 +200,9 @@ def _marks(
 
 def _score(task: Task, problem: Problem, answer: Completion) -> float:
     at = problem.at or None
-    try:
+    name = f"{type(task).__module__}.{type(task).__qualname__}.score"
+    with plugin_errors(f"{name} fails", at, MEND):
         score = float(task.score(problem, answer))
-    except LMKitError:
-        raise
-    except Exception as error:
-        name = f"{type(task).__module__}.{type(task).__qualname__}.score"
-        said = f"{name} fails: {type(error).__name__}: {error}"
-        raise plugin_error(said, error, at, "mend it where its traceback ends") from error
     if not math.isfinite(score):
         raise DataError(f"the task {task.name} gave an answer the score {score}", at=at)
     return score

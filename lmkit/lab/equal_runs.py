@@ -9,9 +9,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointDir
+from lmkit.checkpoints.checkpoint import Checkpoint
 from lmkit.checkpoints.compare import compare_tensors
 from lmkit.checkpoints.contents import MODEL, OPTIMIZER, TRAINED
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.checkpoints.header import read_header
 from lmkit.errors import CheckpointError
 from lmkit.train.loading import RUN_CHECKPOINTS

@@ -12,8 +12,9 @@ from typing import Any
 
 from safetensors import safe_open
 
-from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointDir
+from lmkit.checkpoints.checkpoint import Checkpoint
 from lmkit.checkpoints.contents import EXPERIMENT, MODEL, OPTIMIZER
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.checkpoints.manifest import read_json
 from lmkit.errors import CheckpointError, DataError
 from lmkit.train.loading import RUN_CHECKPOINTS

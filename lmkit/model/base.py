@@ -106,6 +106,10 @@ class LMBase(nn.Module):
             )
         return self._tokenizer
 
+    @property
+    def _n_ids(self) -> int | None:
+        return None if self._tokenizer is None else self._tokenizer.vocab_size
+
     def tokenize(self, prompts: Sequence[PromptLike], include_prompts: bool = True) -> Batch:
         """One prompt a row, on the CPU; of a longer one the first max_len + 1 tokens.
 
@@ -186,9 +190,7 @@ class LMBase(nn.Module):
 
     def _logits_of_ids(self, batch: Batch) -> Tensor:
         logits = self.logits(batch.inputs, batch.documents)
-        if self._tokenizer is not None:
-            logits = logits[..., : self._tokenizer.vocab_size]  # a padded vocabulary's are no ids
-        return logits
+        return logits[..., : self._n_ids]  # a padded vocabulary's others are no ids
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -299,8 +301,7 @@ class LMBase(nn.Module):
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """Every parameter once, by role: matrices, embeddings, head, scalars; see `roles`."""
-        vocab_size = self._tokenizer.vocab_size if self._tokenizer else None
-        roles = group_by_role(self, vocab_size)
+        roles = group_by_role(self, self._n_ids)
         return {role: [parameter for _, parameter in named] for role, named in roles.items()}
 
     def default_optimizers(self, batch_tokens: int, steps: int) -> list[dict[str, Any]]:
@@ -311,11 +312,7 @@ class LMBase(nn.Module):
             steps: of the stage.
         """
         size = max(1, self.scaling_parameter_count())
-        tables: list[str] = []
-        if self._tokenizer is not None:
-            roles = group_by_role(self, self._tokenizer.vocab_size)
-            tables = token_tables(roles, self._tokenizer.vocab_size, self.max_len)
-        return default_specs(size, tables)
+        return default_specs(size, token_tables(self, self._n_ids, self.max_len))
 
     def parameter_count(self) -> int:
         """Numbers that are learned, a tied weight counted once."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from torch import Tensor, nn
 
 Named = tuple[str, nn.Parameter]
@@ -37,12 +35,14 @@ def group_by_role(model: nn.Module, vocab_size: int | None) -> dict[str, list[Na
     return groups
 
 
-def token_tables(groups: Mapping[str, Sequence[Named]], vocab_size: int, max_len: int) -> list[str]:
+def token_tables(model: nn.Module, vocab_size: int | None, max_len: int) -> list[str]:
     """The embeddings, by name, that have a row a token, perhaps some more to fill up; a head that
-    shares one is none of them, nor are positions."""
+    shares one is none of them, nor are positions. Without a tokenizer none is known."""
+    if vocab_size is None:
+        return []
     return [
         name
-        for name, parameter in groups.get("embeddings", ())
+        for name, parameter in group_by_role(model, vocab_size)["embeddings"]
         if vocab_size <= parameter.shape[0] <= 1.25 * vocab_size and parameter.shape[0] != max_len
     ]
 

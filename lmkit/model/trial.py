@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lmkit.config.names import plugin_error
-from lmkit.errors import LMKitError, ModelError
+from lmkit.config.names import MEND, plugin_errors
+from lmkit.errors import ModelError
 
 if TYPE_CHECKING:
     from lmkit.model.base import LMBase
@@ -23,15 +23,10 @@ def try_forward(model: LMBase) -> None:
         PluginError: `forward` fails; holds its traceback.
     """
     tokens = torch.zeros(1, min(2, model.max_len), dtype=torch.long, device=model.device)
-    try:
-        with torch.no_grad(), model.evaluating():
-            model.logits(tokens)
-    except LMKitError:
-        raise
-    except Exception as error:
-        name = f"{type(model).__module__}.{type(model).__qualname__}.forward"
-        said = f"{name} fails on {tokens.numel()} tokens: {type(error).__name__}: {error}"
-        raise plugin_error(said, error, None, "mend it where its traceback ends") from error
+    name = f"{type(model).__module__}.{type(model).__qualname__}.forward"
+    said = f"{name} fails on {tokens.numel()} tokens"
+    with plugin_errors(said, hint=MEND), torch.no_grad(), model.evaluating():
+        model.logits(tokens)
 
 
 def try_causality(model: LMBase) -> None:

@@ -203,10 +203,15 @@ def join(rank: int, size: int, patience: timedelta) -> Launch:
                 next(rendezvous("env://", rank, size, timeout=patience))[0] for _ in range(2)
             )
             name = _meet(store, rank, size, patience.total_seconds())
-        except (RuntimeError, ValueError) as error:
+        except ValueError as error:  # a variable that whoever starts the ranks sets
             raise DistributedError(
                 f"cannot join the others: {error}",
                 hint="start with `torchrun --nproc_per_node N -m lmkit train EXPERIMENT`",
+            ) from error
+        except RuntimeError as error:
+            raise DistributedError(
+                f"cannot join the others: {error}",
+                hint="does this machine reach MASTER_ADDR at MASTER_PORT?",
             ) from error
         _launch = Launch(
             PrefixStore(name, store),
@@ -249,6 +254,10 @@ def _meet(store: Store, rank: int, size: int, patience: float) -> str:
     Each rank says hello with a word of its own, and rank 0 repeats the words it has read until all
     have found theirs among them. Its own is the name. A count of restarts is none: a node that goes
     on when another one is brought back does not count that (torch 2.13).
+
+    Raises:
+        DistributedError: not all of them came in time.
+        RuntimeError: the store is gone.
     """
     mine = uuid.uuid4().hex
     deadline = time.monotonic() + patience
@@ -270,7 +279,10 @@ def _meet(store: Store, rank: int, size: int, patience: float) -> str:
                 return str(roll[0])
         time.sleep(LOOK)
     who = f"ranks {', '.join(map(str, late))}" if rank == 0 else "the others"
-    raise RuntimeError(f"{who} did not come within {patience:.0f} s")
+    raise DistributedError(
+        f"{who} did not come within {patience:.0f} s",
+        hint="look at what each of them said last, and whether its machine reaches this one",
+    )
 
 
 def _peek(store: Store, key: str) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lmkit.config import Spec, build
-from lmkit.config.names import plugin_error, resolve
-from lmkit.errors import ConfigError, LMKitError, NumericError
+from lmkit.config.names import plugin_errors, resolve
+from lmkit.errors import ConfigError, NumericError
 from lmkit.evals.task import Problem, Task
 from lmkit.prompts import Completion
 
@@ -124,13 +124,8 @@ def _open(named: Any, task: Task, folder: str | None) -> tuple[str, Reward]:
 
 
 def _ask(name: str, reward: Reward, problem: Problem, completion: Completion) -> float:
-    try:
+    with plugin_errors(f"the reward {name} fails", problem.at or None):
         value = float(reward(problem, completion))
-    except LMKitError:
-        raise
-    except Exception as error:
-        said = f"the reward {name} fails: {type(error).__name__}: {error}"
-        raise plugin_error(said, error, problem.at or None) from error
     if not math.isfinite(value):
         raise NumericError(
             f"the reward {name} is {value} for the answer {completion.text[:60]!r}",

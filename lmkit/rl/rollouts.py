@@ -65,7 +65,6 @@ class Rollouts(Stream, Iterator[Batch]):
         self._ahead: deque[Rollout] = deque()
         self._waited = 0.0
         self._at_once = MicroBatch(rules.rows, scene.micro_batch.device)
-        self._at_once.rows = rules.rows
         self._reference = scene.reference() if rules.kl else None
 
     def __next__(self) -> Batch:

@@ -170,11 +170,11 @@ class Anomalies:
         if self.wishes.policy != "rollback":
             self._row = 0
 
-    def decide(self, anomaly: Anomaly) -> Policy:
-        """What becomes of it: skip or rollback.
+    def decide(self, anomaly: Anomaly) -> str | None:
+        """The name of the checkpoint to go back to; None: the run goes on from where it is.
 
         Raises:
-            Anomaly: the policy is to stop, or this is one too many.
+            Anomaly: the policy is to stop, this is one too many, or there is no such checkpoint.
         """
         self._row += 1
         self._all += 1
@@ -184,7 +184,10 @@ class Anomalies:
         if self._row > wishes.in_a_row or self._all > wishes.in_all:
             anomaly.what += f" (number {self._row} in a row, {self._all} in all)"
             raise anomaly
-        return wishes.policy
+        if wishes.policy == "rollback" and self.back_to is None:
+            anomaly.what += ", and this stage has no checkpoint to go back to"
+            raise anomaly
+        return self.needed
 
     def state_dict(self) -> dict[str, Any]:
         """JSON for the checkpoint."""

@@ -242,19 +242,8 @@ class ByHand(ABC):
         self.strategy.cut(self.model, self.precision)
         self.optimizers = self.construct_optimizer(self.model, run)
         self.strategy.share(self.optimizers)
-        work = run.plan.tokens * self.model.flops_per_token(run.plan.width) if run else 0.0
-        policy = compiled if compiled is not None and self.compile == "auto" else self.compile
-        # what puts weights together between two blocks cannot be compiled: refused if asked for
-        self.compiled = not self.strategy.lockstep and pays_to_compile(
-            policy, self.world.device, work
-        )
-        if self.compiled and self.activation_checkpointing:
-            recompute_compiled()
-        # compiled, the gradient of an embedding is summed in another order each time
-        repeat = self.deterministic or (self.compiled and self.world.device.type == "cpu")
-        if repeat or torch.are_deterministic_algorithms_enabled():  # the call imports torch._dynamo
-            torch.use_deterministic_algorithms(repeat, warn_only=not self.deterministic)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        self.compiled = self._compiles(run, compiled)
+        self._set_switches()
         self.learner = Learner(
             self.model,
             self.optimizers,
@@ -267,6 +256,23 @@ class ByHand(ABC):
         )
         if run is not None and run.stage.ema is not None:
             self.learner.average = WeightAverage(self.model, run.stage.ema, run.step)
+
+    def _compiles(self, run: StageRun | None, before: bool | None) -> bool:
+        if self.strategy.lockstep:
+            return False  # it puts weights together between two blocks: refused if asked for
+        policy = before if before is not None and self.compile == "auto" else self.compile
+        work = run.plan.tokens * self.model.flops_per_token(run.plan.width) if run else 0.0
+        return pays_to_compile(policy, self.world.device, work)
+
+    def _set_switches(self) -> None:
+        """Those of torch that hold for the whole process, as the stage needs them."""
+        if self.compiled and self.activation_checkpointing:
+            recompute_compiled()
+        # compiled, the gradient of an embedding is summed in another order each time
+        repeat = self.deterministic or (self.compiled and self.world.device.type == "cpu")
+        if repeat or torch.are_deterministic_algorithms_enabled():  # the call imports torch._dynamo
+            torch.use_deterministic_algorithms(repeat, warn_only=not self.deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     def _check_model(self) -> None:
         try:

@@ -54,60 +54,32 @@ class Case:
 
 
 def write_case(
-    folder: Path,
+    place: Path,
     learner: Learner,
     anomaly: Anomaly,
-    step: int,
     experiment: Mapping[str, Any],
     about: Mapping[str, Any],
-) -> tuple[Path, str]:
+) -> Case:
     """Keep a step's batch, the weights before it, and where the first NaN or infinity stands.
 
     Every rank calls it. The gradients of the step are looked at, and gone afterwards.
 
     Args:
-        folder: the run's folder; `not_finite_step_N/` or `spike_step_N/` is made in it.
+        place: the folder that is made of it.
         learner: as the step left it.
-        step: its number in the run.
         experiment: what the model is built by.
-        about: more for the report.
-
-    Returns:
-        the folder, and the origin: see `find_origin`.
+        about: where in the run the step stands, for the report: `step`, and what else is known.
     """
-    model, world, batch = learner.model, learner.world, anomaly.batch
-    place = folder / f"{anomaly.kind}_step_{step}"
-    parameters = dict(model.named_parameters())
-    weights_off = _not_finite(parameters, world)
-    gradients_off = _not_finite({name: p.grad for name, p in parameters.items()}, world)
-    origin = find_origin(model, lambda: learner.run_again(batch, anomaly.seed))
-    finder = int(world.min(world.rank if origin else world.size)) % world.size
+    world = learner.world
+    found = _find(learner, anomaly)
+    finder = world.min(world.rank if found["origin"] else world.size) % world.size
     _make_room(place, learner, experiment)
     world.barrier()
     if world.rank == finder:
-        report = {
-            "step": step,
-            "kind": anomaly.kind,
-            "what": anomaly.what,
-            "origin": origin,
-            "parameters_not_finite": weights_off,
-            "gradients_not_finite": gradients_off,
-            **about,
-            "rank": world.rank,
-            "seed": anomaly.seed,
-            "micro_batch": learner.micro_batch.rows,
-            "precision": learner.precision.name,
-            "dropout": learner.dropout,
-            "count": batch.count,
-            "bytes": batch.bytes,
-            "row_bytes": batch.row_bytes,
-            "rows": [model.need_tokenizer().decode(row.tolist()) for row in batch.inputs],
-        }
-        with storage_errors(place):
-            save_file(_tensors_of(batch), place / BATCH)
-            (place / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        kind = {"kind": anomaly.kind, "what": anomaly.what}
+        _write(place, anomaly.batch, {**about, **kind, **found, **_conditions(learner, anomaly)})
     world.barrier()
-    return place, str(json.loads((place / REPORT).read_text(encoding="utf-8"))["origin"])
+    return read_case(place)
 
 
 def read_case(folder: Path) -> Case:
@@ -175,6 +147,44 @@ def _watched(model: nn.Module) -> Iterator[list[str]]:
             handle.remove()
 
 
+def _find(learner: Learner, anomaly: Anomaly) -> dict[str, Any]:
+    """What is not finite: in the tensors of all ranks, and first of all in this rank's rows."""
+    model, world = learner.model, learner.world
+    parameters = dict(model.named_parameters())
+    weights = _not_finite(parameters, world)
+    gradients = _not_finite({name: p.grad for name, p in parameters.items()}, world)
+    origin = find_origin(model, lambda: learner.run_again(anomaly.batch, anomaly.seed))
+    return {
+        "origin": origin,
+        "parameters_not_finite": weights,
+        "gradients_not_finite": gradients,
+    }
+
+
+def _conditions(learner: Learner, anomaly: Anomaly) -> dict[str, Any]:
+    """What it takes to run this rank's rows again, and the rows as text."""
+    batch, decode = anomaly.batch, learner.model.need_tokenizer().decode
+    return {
+        "rank": learner.world.rank,
+        "seed": anomaly.seed,
+        "micro_batch": learner.micro_batch.rows,
+        "precision": learner.precision.name,
+        "dropout": learner.dropout,
+        "count": batch.count,
+        "bytes": batch.bytes,
+        "row_bytes": batch.row_bytes,
+        "rows": [decode(row.tolist()) for row in batch.inputs],
+    }
+
+
+def _write(place: Path, batch: Batch, report: Mapping[str, Any]) -> None:
+    named = {name: getattr(batch, name) for name in TENSORS}
+    tensors = {name: tensor.contiguous() for name, tensor in named.items() if tensor is not None}
+    with storage_errors(place):
+        save_file(tensors, place / BATCH)
+        (place / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
 def _make_room(place: Path, learner: Learner, experiment: Mapping[str, Any]) -> None:
     """Make the folder; the first ones get the weights, put together from all ranks."""
     model, is_main = learner.model, learner.world.is_main
@@ -193,11 +203,6 @@ def _not_finite(named: Mapping[str, Tensor | None], world: World) -> list[str]:
     """The names of tensors that are not finite, of a part that lies on another rank too."""
     found = [t is not None and not _finite(t) for t in named.values()]
     return [name for name, off in zip(named, world.sum(found), strict=True) if off]
-
-
-def _tensors_of(batch: Batch) -> dict[str, Tensor]:
-    found = {name: getattr(batch, name) for name in TENSORS}
-    return {name: tensor.contiguous() for name, tensor in found.items() if tensor is not None}
 
 
 def _finite(tensor: Tensor) -> bool:

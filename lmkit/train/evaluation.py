@@ -12,6 +12,7 @@ from lmkit.inference import Sampling
 from lmkit.model import LMBase
 from lmkit.prompts import Message, Prompt
 from lmkit.ranks.world import World
+from lmkit.train.memory import MicroBatch
 from lmkit.train.precision import Precision
 from lmkit.train.stage_run import StageRun
 
@@ -57,13 +58,17 @@ def measure(
 
 def write_samples(model: LMBase, wishes: Evaluate, seed: int) -> list[tuple[str, str]]:
     """(prompt, what the model writes), as `lmkit generate` does by default: the likeliest words
-    alone soon go in circles."""
+    alone soon go in circles. All at once, or as many as the memory holds."""
     asked = [Prompt(messages=(Message("user", text),)) for text in wishes.questions]
     prompts = [*(Prompt(prompt=text) for text in wishes.samples), *asked]
     if not prompts:
         return []
     sampling = Sampling(temperature=0.8, top_k=50, max_new_tokens=wishes.max_new_tokens, seed=seed)
+    at_once = MicroBatch(len(prompts), model.device)
+    written = at_once.fit(
+        lambda: model.generate(prompts, sampling, batch_size=at_once.rows), lambda: None
+    )
     return [
         (completion.prompt + ("\n" if prompt.messages else ""), completion.transcript)
-        for prompt, completion in zip(prompts, model.generate(prompts, sampling), strict=True)
+        for prompt, completion in zip(prompts, written, strict=True)
     ]

@@ -52,6 +52,22 @@ class StopAsked(BaseException):
         super().__init__(number)
         self.number = number
 
+    def check_headway(self, taken_up: str | None, comes_next: str) -> None:
+        """Refuse to leave for want of time where this start took the run up: the next one would
+        leave there too, and so on for ever.
+
+        Args:
+            taken_up: what came next then; None where the run was begun.
+
+        Raises:
+            ConfigError: it comes next still.
+        """
+        if self.number == TIME_IS_UP and comes_next == taken_up:
+            raise ConfigError(
+                f"the time limit is too short for {comes_next}: the run would never get past it",
+                hint="more runner.time_limit, or less to do in it",
+            ) from None
+
     def stopped(self, step: int, folder: Path) -> Stopped:
         """What to end with once everything is saved."""
         what = f"stopped at step {step}, saved in {folder}"
@@ -169,9 +185,7 @@ class Guard:
         self._watchdog.__exit__()
 
     @contextmanager
-    def during(
-        self, doing: str, model: nn.Module, *, may_leave: bool, again: bool = False
-    ) -> Iterator[None]:
+    def during(self, doing: str, model: nn.Module, *, may_leave: bool) -> Iterator[None]:
         """Look at every pass through the model inside, or through one of its parts, as a loss of
         its own may pass by its `forward`: whatever takes long in an evaluation or a rollout is one.
 
@@ -181,10 +195,6 @@ class Guard:
         Args:
             doing: what the watchdog says of it.
             may_leave: False: it could not be made again, so it is not left.
-            again: this start of the run began with what the one before had to leave.
-
-        Raises:
-            ConfigError: it was begun `again`, and again the time limit is too short for it.
         """
         self.beat(doing)
         before, self._may_leave = self._may_leave, may_leave
@@ -194,13 +204,6 @@ class Guard:
         ]
         try:
             yield
-        except StopAsked as asked:
-            if again and asked.number == TIME_IS_UP:
-                raise ConfigError(
-                    f"{doing} takes longer than the time limit: the run would never get past it",
-                    hint="more runner.time_limit, or less to do in it",
-                ) from None
-            raise
         finally:
             for handle in handles:
                 handle.remove()

@@ -11,7 +11,9 @@ import tiktoken
 import torch
 from torch import Tensor
 
-from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointContents, CheckpointDir
+from lmkit.checkpoints.checkpoint import Checkpoint
+from lmkit.checkpoints.contents import CheckpointContents
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.checkpoints.manifest import MANIFEST
 from lmkit.checkpoints.plugin_code import warn_of_changes
 from lmkit.checkpoints.undrawn import make_undrawn

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from lmkit.checkpoints.checkpoint import Checkpoint
 from lmkit.train.anomaly import Anomalies, Anomaly
 from lmkit.train.diagnosis import write_case
@@ -19,17 +17,17 @@ def pass_over(
     run: StageRun,
     folder: RunFolder,
     step: int,
-    await_saved: Callable[[], None],
 ) -> Step:
     """Keep what there is of a step that was not taken, and do as the policy says.
 
     Every rank calls it. Rollback takes weights and optimizers back to the last checkpoint that was
-    due; the data goes on, so that what was trained since then is left out.
+    due, which is on the disk by now; the data goes on, so that what was trained since then is left
+    out.
 
     Args:
         run: as it was before the step.
+        folder: `not_finite_step_N/` or `spike_step_N/` is made in it.
         step: its number in the run.
-        await_saved: waits until the last checkpoint is on the disk.
 
     Returns:
         what is recorded in its place; `anomaly` tells it in a line.
@@ -39,26 +37,24 @@ def pass_over(
         CheckpointError: the checkpoint to go back to is damaged or gone.
     """
     first, end = run.next_rows
-    about = {"stage": run.stage.name, "rows_of_stage": [first, end]}
-    experiment = folder.experiment.to_dict()
-    place, origin = write_case(folder.path, learner, anomaly, step, experiment, about)
+    about = {"step": step, "stage": run.stage.name, "rows_of_stage": [first, end]}
+    place = folder.path / f"{anomaly.kind}_step_{step}"
+    case = write_case(place, learner, anomaly, folder.experiment.to_dict(), about)
+    kept = f"{place} holds the batch and where it began"
     anomaly.at = f"step {step}"
-    anomaly.hint += f"; {place} holds the batch and where it began"
-    policy = anomalies.decide(anomaly)
-    if policy == "rollback":
-        if anomalies.back_to is None:
-            anomaly.what += ", and this stage has no checkpoint to go back to"
-            raise anomaly
-        await_saved()
-        checkpoint = Checkpoint(folder.checkpoints / anomalies.back_to)
+    anomaly.hint += f"; {kept}"
+    back_to = anomalies.decide(anomaly)
+    if back_to is not None:
+        checkpoint = Checkpoint(folder.checkpoints / back_to)
         checkpoint.check()
         checkpoint.load_weights(learner.model)
         learner.go_on_from(checkpoint)
-    anomaly.hint = f"{policy}; {place} holds the batch and where it began"
+    policy = anomalies.wishes.policy
+    anomaly.hint = f"{policy}; {kept}"
     notes = {
         "anomaly": anomaly.kind,
         "anomaly_policy": policy,
         "anomaly_rows": f"{first}..{end - 1}",
-        "anomaly_origin": origin,
+        "anomaly_origin": case.report["origin"],
     }
     return Step(anomaly.loss, anomaly.grad_norm, skipped=True, notes=notes)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lmkit.checkpoints.checkpoint import CheckpointDir
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.checkpoints.manifest import MANIFEST
 from lmkit.errors import CheckpointError
 from lmkit.model import Loss

@@ -3,6 +3,8 @@
 runs/NAME/experiment.json    the resolved experiment
           checkpoints/       a folder a checkpoint
           metrics.jsonl      a line a step
+          rows-STAGE         how many go through the model at once, where one of several ranks ran
+                             out of memory
           tensorboard/
 """
 
@@ -16,8 +18,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointDir
+from lmkit.checkpoints.checkpoint import Checkpoint
 from lmkit.checkpoints.contents import EXPERIMENT, MODEL, with_model
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.checkpoints.second_place import SecondPlace
 from lmkit.config import Experiment, differences
 from lmkit.errors import CheckpointError, DistributedError
@@ -64,6 +67,10 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Where this run's checkpoints lie."""
         return self.path / RUN_CHECKPOINTS
+
+    def rows_note(self, stage: str) -> Path:
+        """Where a start that ran out of memory in a stage leaves what the next begins it with."""
+        return self.path / f"rows-{stage}"
 
     def find_resume(self, world: World, model: LMBase) -> Checkpoint | None:
         """The newest good checkpoint, or None for a fresh start; the same on every rank.

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointDir, checkpoint_bytes
-from lmkit.checkpoints.contents import folder_name
+from lmkit.checkpoints.checkpoint import Checkpoint
+from lmkit.checkpoints.contents import checkpoint_bytes, folder_name
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.checkpoints.saver import Saver
 from lmkit.config.duration import to_seconds
 from lmkit.errors import ConfigError
@@ -60,6 +61,7 @@ class LMRunnerBase(ByHand):
     _profile: Profile | None = None  # of the steps under way, where one is asked for
     _beginning: dict[str, str] | None = None  # of the stage under way: see RunFolder.note
     _owed: dict[str, Any] | None = None  # an evaluation, by the line of metrics that it belongs to
+    _taken_up: str | None = None  # what came next when this start took the run up, if it did
 
     def __init__(
         self,
@@ -106,6 +108,8 @@ class LMRunnerBase(ByHand):
                 stack.enter_context(self.folder.lock())
             stack.enter_context(self.world.connected(facts_of(self.experiment, data)))
             resume = self._begin()
+            self._owed = resume.state.get("owed") if resume else None
+            self._taken_up = self._comes_next if resume else None
             stack.enter_context(self.saver)
             begun_at = self.progress.step
             if self.world.is_main:
@@ -128,9 +132,8 @@ class LMRunnerBase(ByHand):
     def run_stage(self, index: int, data: StageData, resume: Checkpoint | None = None) -> None:
         """Train one stage to its end; from `resume`, a checkpoint within it, where given."""
         self._measured = {}
-        owed = resume.state.get("owed") if resume else None
         run = self._reenter(index, data, resume) if resume else self._enter(index, data)
-        if run.done and owed is None:
+        if run.done and self._owed is None:
             return
         self.learner.detector = self.anomalies.detector
         if self.world.size > 1 and not run.done:
@@ -141,9 +144,9 @@ class LMRunnerBase(ByHand):
         speed = full_speed(self._peak, self.model.flops_per_token(run.plan.width), self.world.size)
         self.metrics.begin_stage(run.stage.name, run.plan.steps, run.step, speed)
         try:
-            if owed is not None:
-                self.metrics.reopen(self.progress.step, owed)
-                self._after_step(run, stream, again=True)
+            if self._owed is not None:
+                self.metrics.reopen(self.progress.step, self._owed)
+                self._after_step(run, stream)
             while not run.done:
                 if stream.resumable:
                     self.guard.meet()
@@ -154,6 +157,7 @@ class LMRunnerBase(ByHand):
             if self.learner.average is not None:
                 self.learner.average.adopt()
         except StopAsked as asked:
+            asked.check_headway(self._taken_up, self._comes_next)
             self.save_checkpoint(run)
             self.await_checkpoint()
             raise asked.stopped(self.progress.step, self.folder.path) from None
@@ -189,12 +193,11 @@ class LMRunnerBase(ByHand):
         """
         started = time.perf_counter()
         rows = self.micro_batch.rows
-        samples: list[tuple[str, str]] = []
         average = self.learner.average
         with average.applied() if average else nullcontext(), self.strategy.whole():
             found = measure(self.model, run, self.world, self.precision, rows, self.guard.meet)
-            if self.world.is_main:
-                samples = write_samples(self.model, run.stage.evaluate, self.seed)
+            wishes = run.stage.evaluate
+            samples = write_samples(self.model, wishes, self.seed) if self.world.is_main else []
         seconds = time.perf_counter() - started
         self.metrics.evaluation(self.progress.step, run.stage.name, found, samples, seconds)
         return found
@@ -215,25 +218,31 @@ class LMRunnerBase(ByHand):
 
     # --- the parts of a run -------------------------------------------------------------------
 
-    def _after_step(self, run: StageRun, stream: Stream, *, again: bool = False) -> None:
+    def _after_step(self, run: StageRun, stream: Stream) -> None:
         """Measure and save what is due. An evaluation that is left is owed: the run that goes on
-        begins with it `again`."""
+        begins with it."""
         if run.evaluation_due:
             self._owed = self.metrics.open_line()
-            doing, leave = "the evaluation", stream.resumable
-            with self.guard.during(doing, self.model, may_leave=leave, again=again):
+            with self.guard.during("the evaluation", self.model, may_leave=stream.resumable):
                 self._measured = self.evaluate(run)
             self._owed = None
         if run.checkpoint_due or self._is_best(run):
             self._save_due(run)
+
+    @property
+    def _comes_next(self) -> str:
+        step = self.progress.step
+        return f"step {step + 1}" if self._owed is None else f"the evaluation after step {step}"
 
     def _save_due(self, run: StageRun) -> None:
         self.anomalies.saved(folder_name(self.progress.step, run.stage.name))
         self.save_checkpoint(run)
 
     def _pass_over(self, anomaly: Anomaly, run: StageRun) -> Step:
-        number, wait = self.progress.step + 1, self.await_checkpoint
-        step = pass_over(anomaly, self.anomalies, self.learner, run, self.folder, number, wait)
+        if self.anomalies.needed:
+            self.await_checkpoint()  # it may be on its way to the disk
+        number = self.progress.step + 1
+        step = pass_over(anomaly, self.anomalies, self.learner, run, self.folder, number)
         self.metrics.say(str(anomaly))
         return step
 
@@ -304,7 +313,7 @@ class LMRunnerBase(ByHand):
         self.folder.refuse_other_data(run.stage.name, state["data"], data.fingerprint)
         self.micro_batch.rows = min(self.micro_batch.rows, state["micro_batch"])
         self._make_learner(run, state.get("compiled"))
-        if not run.done or state.get("owed") is not None:
+        if not run.done or self._owed is not None:
             self.learner.go_on_from(resume)
         return run
 
@@ -320,6 +329,8 @@ class LMRunnerBase(ByHand):
         )
         rows = run.objective.batch_rows(run.plan)
         self.micro_batch.choose(run.plan.width, self.strategy.most_rows(rows))
+        if not self.strategy.ordered and self.micro_batch.heed(self.folder.rows_note(stage.name)):
+            self.metrics.say(f"rows at once: {self.micro_batch.rows}; with more the memory ran out")
         return run
 
     def _scene(self, run: StageRun) -> Scene:

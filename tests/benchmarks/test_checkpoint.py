@@ -25,7 +25,7 @@ from benchmarks.states import (
     state_bytes,
     write_files,
 )
-from lmkit.checkpoints.checkpoint import CheckpointDir
+from lmkit.checkpoints.directory import CheckpointDir
 
 TINY = SHAPES["tiny"]
 

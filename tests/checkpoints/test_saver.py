@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from lmkit.checkpoints import saver as saver_module
-from lmkit.checkpoints.checkpoint import CheckpointDir
 from lmkit.checkpoints.contents import CheckpointContents, Snapshot
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.checkpoints.saver import HostMemory, Saver
 from lmkit.cli import main
 from lmkit.config import load_experiment

@@ -17,7 +17,8 @@ import fsspec
 import pytest
 
 from lmkit.checkpoints import disk
-from lmkit.checkpoints.checkpoint import CheckpointContents, CheckpointDir
+from lmkit.checkpoints.contents import CheckpointContents
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.checkpoints.place import Place
 from lmkit.checkpoints.second_place import SecondPlace
 from lmkit.cli import main

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmkit.checkpoints.checkpoint import CheckpointContents, CheckpointDir
+from lmkit.checkpoints.contents import CheckpointContents
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.cli import main
 from lmkit.optim import OptimizerSet
 from lmkit.text import Byte

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lmkit.config import names
-from lmkit.config.names import add_search_folder, load_module, register, resolve
-from lmkit.errors import ConfigError, LMKitError, PluginError
+from lmkit.config.names import add_search_folder, load_module, plugin_errors, register, resolve
+from lmkit.errors import ConfigError, DataError, LMKitError, PluginError
 
 Write = Callable[..., str]
 _count = itertools.count()
@@ -96,6 +96,28 @@ def test_a_plugin_that_fails_shows_its_own_stack(plugin: Write, source: str, sai
         resolve(f"{name}.X")
     assert f"module {name} fails while importing: {said}" in str(caught.value)
     assert said.partition(":")[0] in caught.value.traceback
+
+
+def test_a_plugin_at_work_shows_the_frames_from_its_caller_on(plugin: Write) -> None:
+    work = resolve(plugin("def work(value):\n    return 1 / value\n") + ".work")
+    with pytest.raises(PluginError) as caught, plugin_errors("it fails", "x.yaml:7", "mend it"):
+        work(0)
+    assert str(caught.value).startswith("x.yaml:7: it fails: ZeroDivisionError: ")
+    assert str(caught.value).endswith("; mend it")
+    lines = caught.value.traceback.splitlines()
+    files = [line.split('"')[1] for line in lines if line.startswith("  File ")]
+    assert files == [__file__, work.__code__.co_filename]
+
+
+def test_a_plugin_at_work_does_not_end_the_program_and_lmkits_errors_pass() -> None:
+    with pytest.raises(PluginError, match="^it fails: SystemExit: 0$"), plugin_errors("it fails"):
+        sys.exit(0)
+    told = DataError("no text", at="lines:3")
+    with pytest.raises(DataError) as caught, plugin_errors("it fails"):
+        raise told
+    assert caught.value is told
+    with pytest.raises(KeyboardInterrupt), plugin_errors("it fails"):
+        raise KeyboardInterrupt
 
 
 def test_a_name_that_is_opened_lazily_and_fails(plugin: Write) -> None:

@@ -1,6 +1,7 @@
 """A model for test_ranks: a rank strikes itself, where FAULT says so: RANK:CALL:KIND.
 
-CALL counts the micro-batches that a rank has trained on. No fault strikes after a restart.
+CALL counts the micro-batches that a rank has trained on. No fault strikes after a restart, but
+`memory`: from CALL on there is some for one row only, in every start.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from lmkit.text import Batch
 from lmkit_models.gpt2 import GPT2
 
 rank, call, kind = os.environ.get("FAULT", "none:0:none").split(":")
-strikes = rank in (os.environ["RANK"], "any") and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+here = rank in (os.environ["RANK"], "any")
+strikes = here and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
 left = int(call) + 1  # the first is a trial, before the first step
 
 
@@ -41,5 +43,7 @@ class Faulty(GPT2):
         left -= self.training
         if strikes and left == 0:
             strike()
+        if here and kind == "memory" and left <= 0 and len(batch) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
         time.sleep(float(os.environ.get("SLOW", "0")))
         return super().loss(batch)

@@ -35,7 +35,7 @@ stages:
     evaluate:
       every: 2
       tokens: 192
-      samples: ["one"]
+      samples: ["one", "two"]
       max_new_tokens: 4
       tasks: [&task {{class: lmkit.tasks.arithmetic.Arithmetic, digits: 1, tools: false}}]
       problems: 2

@@ -27,9 +27,12 @@ from lmkit.data.store import StoreWriter
 from lmkit.evals.bits_per_byte import bits_per_byte
 from lmkit.lab.equal_runs import compare_runs
 from lmkit.model import LMBase
+from lmkit.rl.rollouts import Rollouts
 from lmkit.text import Byte
 from lmkit.train import evaluation
 from lmkit.train.accumulate import LossModule
+from lmkit.train.metrics import Metrics
+from lmkit.train.metrics_file import read_metrics
 from lmkit_models.gpt import GPT
 
 
@@ -113,29 +116,58 @@ def time_limit(runs: Runs, trials: int) -> dict[str, Any]:
     return {"stopped": trials, "wrong": wrong}
 
 
+TOO_LONG: tuple[tuple[Any, str, str], ...] = (
+    (evaluation, "bits_per_byte", "the evaluation after step 2"),
+    (Rollouts, "_answer", "step 6"),
+)
+
+
 def too_long(runs: Runs, trials: int) -> dict[str, Any]:
-    """An evaluation that no start has the time for: the run ends with an error, and not for ever
-    with the next start's turn; with more time it goes on from there."""
+    """An evaluation or a rollout that no start has the time for: the run ends with an error, and
+    not for ever with the next start's turn; with more time it goes on from there."""
     wrong: list[Any] = []
     for trial in range(trials):
-        run, measured = runs.folder / "too-long", evaluation.bits_per_byte
+        run = runs.folder / "too-long"
+        place, name, what = TOO_LONG[trial % len(TOO_LONG)]
+        work = getattr(place, name)
 
         def late(*arguments: Any) -> Any:
-            time.sleep(4)
-            return measured(*arguments)  # noqa: B023
+            ask(signal.SIGALRM)  # the clock's own
+            return work(*arguments)  # noqa: B023
 
         def disturb() -> None:
-            evaluation.bits_per_byte = late  # type: ignore[attr-defined]  # noqa: B023
+            setattr(place, name, late)  # noqa: B023
 
-        codes: list[int] = []
-        while len(codes) < 6 and set(codes) <= {142}:  # a busy machine may not even come so far
-            codes.append(runs.trial(run, disturb, "runner.time_limit=3s"))
+        codes = [runs.trial(run, disturb, "runner.time_limit=1h") for _ in range(2)]
         said = runs.said.read_text()
-        told = "the evaluation takes longer than the time limit" in said
-        found = [] if codes[-2:] == [142, 2] and told else [codes, said]
+        told = f"error: the time limit is too short for {what}: " in said
+        found = [] if codes == [142, 2] and told else [codes, said]
         if found := found + runs.goes_on(run):
             wrong.append([trial, *found])
     return {"stopped": trials, "wrong": wrong}
+
+
+def little_by_little(runs: Runs, trials: int) -> dict[str, Any]:
+    """Starts that have the time for one step or one evaluation each come to the same end."""
+    wrong: list[Any] = []
+    codes: list[int] = []
+    for _ in range(trials):
+        run, write, codes = runs.folder / "little", Metrics.step, []
+
+        def late(self: Metrics, *arguments: Any, **numbers: Any) -> None:
+            ask(signal.SIGALRM)
+            write(self, *arguments, **numbers)  # noqa: B023
+
+        def disturb() -> None:
+            Metrics.step = late  # type: ignore[method-assign]  # noqa: B023
+
+        while not codes or codes[-1] == 142 and len(codes) < 20:
+            codes.append(runs.trial(run, disturb, "runner.time_limit=1h"))
+        found = [runs.said.read_text()] if codes[-1] else runs.differences(run)
+        if found or len(codes) < 5:
+            wrong.append([codes, *found])
+        shutil.rmtree(run)
+    return {"ended": trials, "codes": codes, "wrong": wrong}
 
 
 def one_rank(runs: Runs, trials: int) -> dict[str, Any]:
@@ -188,14 +220,17 @@ def memory(runs: Runs, trials: int) -> dict[str, Any]:
 
 
 def one_rank_short(runs: Runs, trials: int) -> dict[str, Any]:
-    """Memory runs out on one of two ranks in the midst of a step: both end, by its line, and go on
-    with what that says."""
-    wrong: list[Any] = []
+    """Memory runs out on one of two ranks in the midst of a step: both end, by its line, and the
+    same command goes on with half of the rows, and with half of those, to the end of a run that had
+    memory enough. Sums of a fixed order do not change with the memory there is."""
+    words = ("model.dropout=0", "stages.pretrain.batch_size=8", "runner.max_batch_size=4")
+    roomy, wrong = runs.folder / "roomy", []
+    assert as_ranks(runs, roomy, lambda rank: None, *words) == [0, 0], said_by(runs)
     for trial in range(trials):
         run = runs.folder / "short"
 
         def disturb(rank: int) -> None:
-            forward, left = LossModule.forward, [4 + trial % 2]  # noqa: B023
+            forward, left = LossModule.forward, [3 + trial % 2]  # noqa: B023
 
             def run_out(self: LossModule, batch: Any) -> torch.Tensor:
                 left[0] -= 1
@@ -205,29 +240,44 @@ def one_rank_short(runs: Runs, trials: int) -> dict[str, Any]:
 
             LossModule.forward = run_out  # type: ignore[method-assign]
 
-        codes = as_ranks(runs, run, disturb)
-        errors = [line for line in said_by(runs).splitlines() if line.startswith("error: ")]
-        said = "error: rank 1 of 2: 2 rows no longer fit into the memory of cpu; go on with "
-        if codes != [5, 2] or errors != [said + "runner.max_batch_size=1"]:
-            wrong.append([codes, said_by(runs)])
-        if (codes := as_ranks(runs, run, disturb, "runner.max_batch_size=1")) != [0, 0]:
-            wrong.append([codes, said_by(runs)])
+        def starts(ends: list[int], *lines: str, more: tuple[str, ...] = ()) -> None:
+            codes = as_ranks(runs, run, disturb, *words, *more)  # noqa: B023
+            said = said_by(runs)
+            if codes != ends or not all(said.count(line) == 1 for line in lines):
+                wrong.append([codes, said])
+
+        short = "error: rank 1 of 2: {} rows no longer fit into the memory of cpu; {}".format
+        fixed = short(4, "go on with runner.max_batch_size=2")
+        starts([5, 2], fixed, more=("runner.reduction=ordered",))
+        shutil.rmtree(run)
+        starts([5, 2], short(4, "the same command goes on with 2"))
+        starts([5, 2], "rows at once: 2; with more", short(2, "the same command goes on with 1"))
+        starts([0, 0], "rows at once: 1; with more the memory ran out\n")
+        if not torch.allclose(losses(run), losses(roomy), rtol=1e-5):
+            wrong.append([losses(run), losses(roomy)])
         shutil.rmtree(run)
     return {"short": trials, "wrong": wrong}
 
 
+def losses(run: Path) -> torch.Tensor:
+    """Of every step its loss and its gradient's norm."""
+    lines = read_metrics(run / "metrics.jsonl")
+    return torch.tensor([[line["loss"], line["grad_norm"]] for line in lines])
+
+
 def narrow(runs: Runs, trials: int) -> dict[str, Any]:
-    """Memory for one answer at a time: tasks are asked and rollouts made in parts, with the same
-    answers."""
+    """Memory for one answer at a time: tasks are asked, rollouts made and samples written in parts,
+    with the same answers."""
     wrong: list[Any] = []
     for _ in range(trials):
         run, generate = runs.folder / "narrow", LMBase.generate
-        refused = {"a task": 0, "a rollout": 0}
+        refused = {"a task": 0, "a rollout": 0, "samples": 0}
 
         def narrow_generate(self: LMBase, prompts: Any, *arguments: Any, **how: Any) -> Any:
             rows = len(prompts) * how.get("samples", 1)
             if min(rows, how.get("batch_size", rows)) > 1:
-                refused["a rollout" if "batch_size" in how else "a task"] += 1  # noqa: B023
+                asks = "samples" if "samples" not in how else "a task"
+                refused["a rollout" if len(how) > 2 else asks] += 1  # noqa: B023
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
             return generate(self, prompts, *arguments, **how)  # noqa: B023
 
@@ -244,8 +294,8 @@ def narrow(runs: Runs, trials: int) -> dict[str, Any]:
 
 
 PROGRAMS = (
-    signals, saving, tokenising, time_limit, too_long, one_rank, numbers, stopping, rollback,
-    parts, memory, narrow, one_rank_short,
+    signals, saving, tokenising, time_limit, too_long, little_by_little, one_rank, numbers,
+    stopping, rollback, parts, memory, narrow, one_rank_short,
 )  # fmt: skip
 
 

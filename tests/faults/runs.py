@@ -22,7 +22,8 @@ import saver
 from forking import KILLED, in_child, share_pages
 
 from lmkit.checkpoints import disk
-from lmkit.checkpoints.checkpoint import Checkpoint, CheckpointDir
+from lmkit.checkpoints.checkpoint import Checkpoint
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.checkpoints.environment import describe_environment
 from lmkit.checkpoints.manifest import MANIFEST
 from lmkit.cli import main

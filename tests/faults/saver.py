@@ -21,7 +21,8 @@ import torch
 from forking import KILLED, in_child
 
 from lmkit.checkpoints import disk
-from lmkit.checkpoints.checkpoint import CheckpointContents, CheckpointDir
+from lmkit.checkpoints.contents import CheckpointContents
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.checkpoints.manifest import MANIFEST
 from lmkit.checkpoints.saver import Saver
 from lmkit.checkpoints.second_place import SecondPlace

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lmkit.checkpoints.checkpoint import CheckpointDir
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.cli import main
 from tests.faults.conftest import count
 

@@ -334,6 +334,19 @@ def test_torchrun_starts_again_after_a_kill_and_the_run_ends_bit_equal(
     print(f"restarts after a kill, all bit-equal: {trials}")
 
 
+def test_torchrun_starts_again_with_fewer_rows_after_memory_ran_out(
+    launcher: Launcher, folder: Path
+) -> None:
+    run = launcher.start(folder, restarts=1, fault="1:4:memory")
+    assert run.wait() == 0, (run.said(), run.said(1))
+    assert run.code(1) == 2
+    short = "error: rank 1 of 2: 2 rows no longer fit into the memory of cpu"
+    assert run.said() == [f"{short}; the same command goes on with 1"]
+    assert (run.code(0, 1), run.code(1, 1)) == (0, 0)
+    said = (folder / "said-1-0").read_text()
+    assert said.count("rows at once: 1; with more the memory ran out\n") == 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
 @pytest.mark.parametrize("trial", range(count(1, 5)))
 def test_a_killed_torchrun_leaves_no_orphans(

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from lmkit.checkpoints import disk, durable
-from lmkit.checkpoints.checkpoint import CheckpointContents, CheckpointDir
+from lmkit.checkpoints.contents import CheckpointContents
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.cli import main
 from lmkit.errors import ConfigError, StorageError
 from lmkit.text import Byte

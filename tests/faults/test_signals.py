@@ -30,7 +30,8 @@ def test_anywhere_in_steps_evaluations_samples_and_rollouts(guards: Guards) -> N
         ("saving", (2, 20)),
         ("tokenising", (3, 30)),
         ("time_limit", (1, 8)),
-        ("too_long", (1, 4)),
+        ("too_long", (2, 4)),
+        ("little_by_little", (1, 2)),
     ],
 )
 def test_while(where: str, trials: tuple[int, int], guards: Guards) -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from lmkit.checkpoints.checkpoint import CheckpointDir
 from lmkit.checkpoints.contents import CheckpointContents
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.errors import DataError
 from lmkit.lab.document import Charts, Document, Samples, Section, Table, Tiles
 from lmkit.lab.markdown import markdown

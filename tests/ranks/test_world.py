@@ -57,9 +57,9 @@ class TestMeeting:
 
     def test_what_a_dead_rank_left_is_nobodys_answer(self) -> None:
         store = HashStore()
-        with pytest.raises(RuntimeError, match="the others did not come"):
+        with pytest.raises(DistributedError, match="the others did not come"):
             _meet(store, 1, 2, 0.1)  # said hello, and was killed
-        with pytest.raises(RuntimeError, match="ranks 1 did not come"):
+        with pytest.raises(DistributedError, match="ranks 1 did not come within 0 s; look at what"):
             _meet(store, 0, 2, 0.1)
         assert len(set(meet(store))) == 1
 
@@ -172,6 +172,10 @@ def test_a_rank_that_cannot_join_says_how_to_start(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(DistributedError, match="MASTER_ADDR.*torchrun --nproc_per_node"):
         join(0, 2, timedelta(seconds=1))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    with pytest.raises(DistributedError, match="does this machine reach MASTER_ADDR"):
+        join(1, 2, timedelta(seconds=0.2))  # rank 0, which keeps the store, was never started
 
 
 def test_one_process_meets_nobody() -> None:

@@ -74,11 +74,11 @@ ODD = Anomaly("spike", Loss(torch.tensor(9.0), 1, 0), 1.0)
 def test_the_policy_gives_up_after_so_many_in_a_row_or_in_all() -> None:
     anomalies = Anomalies(OnAnomaly(policy="skip", in_a_row=2, in_all=5))
     for _ in range(2):
-        assert anomalies.decide(ODD) == anomalies.decide(ODD) == "skip"
+        assert anomalies.decide(ODD) is anomalies.decide(ODD) is None
         anomalies.good()
     other = Anomalies(anomalies.wishes)
     other.load_state_dict(json.loads(json.dumps(anomalies.state_dict())))
-    assert other.decide(ODD) == "skip"
+    assert other.decide(ODD) is None
     with pytest.raises(Anomaly, match="number 2 in a row, 6 in all"):
         other.decide(ODD)
     with pytest.raises(Anomaly):
@@ -89,12 +89,20 @@ def test_going_back_to_one_checkpoint_again_and_again_ends() -> None:
     anomalies = Anomalies(OnAnomaly(policy="rollback", in_a_row=1))
     anomalies.saved("00000004-a")
     assert anomalies.needed == "00000004-a"
-    assert anomalies.decide(ODD) == "rollback"
+    assert anomalies.decide(ODD) == "00000004-a"
     anomalies.good()  # the steps between are good ones
     with pytest.raises(Anomaly):
         anomalies.decide(ODD)
     anomalies.saved("00000008-a")
-    assert anomalies.decide(ODD) == "rollback"
+    assert anomalies.decide(ODD) == "00000008-a"
+
+
+def test_without_a_checkpoint_there_is_no_way_back() -> None:
+    anomalies = Anomalies(OnAnomaly(policy="rollback"))
+    anomalies.saved("00000004-a")
+    anomalies.begin_stage()
+    with pytest.raises(Anomaly, match="and this stage has no checkpoint to go back to"):
+        anomalies.decide(Anomaly("spike", Loss(torch.tensor(9.0), 1, 0), 1.0))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lmkit.checkpoints.checkpoint import CheckpointDir
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.cli import main
 from lmkit.lab.equal_runs import compare_runs
 from lmkit.train.average import WeightAverage

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from lmkit.checkpoints.checkpoint import CheckpointContents, CheckpointDir
+from lmkit.checkpoints.contents import CheckpointContents
+from lmkit.checkpoints.directory import CheckpointDir
 from lmkit.checkpoints.manifest import Manifest
 from lmkit.config.registry import Spec, add_search_folder, resolve
 from lmkit.errors import CheckpointError, ConfigError, ModelError
