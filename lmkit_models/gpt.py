@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from lmkit.errors import ModelError
 from lmkit.model import Batch, LMBase, Loss, linear_cross_entropy
-from lmkit.model.scaling import REFERENCE_BATCH, REFERENCE_TOKENS, best_tokens
 from lmkit.nn import (
     KVCache,
     Mask,
@@ -30,21 +29,12 @@ from lmkit.nn import (
     rotate,
     rotation,
 )
+from lmkit_models.rates import nanochat_optimizers
 
 HEAD_DIM = 128
 GATE_WIDTH = 12  # channels of x that decide how much of a value embedding a head takes
 QK_GAIN = 1.2  # on normalised queries and keys each: sharper attention
 LONG, SHORT = "L", "S"
-
-# Every rate was found at a batch of 2**19 tokens, a width of 768 and on 1.3 G tokens of text; see
-# `default_optimizers`. Shorter trainings want higher ones, by this power of their length: swept at
-# 2 layers x 128, the best factors on the table were about 0.35, 0.8 and 2.8 or more at batches of
-# 1,024, 4,096 and 16,384 tokens on 1 M tokens, and 0.5 at 4,096 on 4 M, where 1.4 cost 0.15 bits
-# per byte. The rule gives 0.38, 0.76, 1.5 and 0.50. Bjorck et al. (arXiv 2409.19913) found the
-# power 0.32 at 50 M to 3 G.
-REFERENCE_WIDTH = 768
-HORIZON_POWER = 0.3
-MUON_RATE, MUON_DECAY = 0.02, 0.28
 
 
 class GPT(LMBase):
@@ -232,45 +222,10 @@ class GPT(LMBase):
         return groups
 
     def default_optimizers(self, batch_tokens: int, steps: int) -> list[dict[str, Any]]:
-        """Muon for the matrices, AdamW for the rest: nanochat's table, scaled to this training.
-
-        All rates go with the square root of the batch and, below 1.3 G tokens of text, with their
-        number to the power -0.3; AdamW's for embeddings and head with width**-0.5 too. Muon's decay
-        goes with the square root of the batch and against the horizon, which counts as 12 tokens a
-        parameter at least.
-        """
-        ratio = batch_tokens / REFERENCE_BATCH
-        short = max(1.0, REFERENCE_TOKENS / (batch_tokens * steps)) ** HORIZON_POWER
-        batch = ratio**0.5 * short
-        width = (self.token_embedding.embedding_dim / REFERENCE_WIDTH) ** -0.5
-        horizon = max(batch_tokens * steps, best_tokens(self.scaling_parameter_count()))
-        decay = MUON_DECAY * ratio**0.5 * REFERENCE_TOKENS / horizon
-        by_batch = f"x {batch:.4g} for batch and horizon"
-        by_both = f"x {width:.4g} for the width {by_batch}"
-        table = {  # rate, what it is scaled by, betas, weight decay
-            "head": (0.008, width * batch, by_both, (0.8, 0.96), 0.01),
-            "embeddings": (0.3, width * batch, by_both, (0.8, 0.995), 0.001),
-            "value_embeddings": (0.15, width * batch, by_both, (0.8, 0.995), 0.01),
-            "residual_scale": (0.005, batch, by_batch, (0.8, 0.95), 0.05),
-            "embedding_scale": (0.5, batch, by_batch, (0.96, 0.95), 0.0),
-        }
-        muon = {
-            "class": "lmkit.optim.muon.Muon",
-            "params": ["matrices"],
-            "lr": MUON_RATE * batch,
-            "weight_decay": decay,
-            "why": f"{MUON_RATE} {by_batch}, {MUON_DECAY} x {decay / MUON_DECAY:.4g} for batch "
-            "and horizon (nanochat)",
-        }
-        adamw = {"class": "lmkit.optim.AdamW", "eps": 1e-10}
+        """Muon for the matrices, AdamW for the rest, at the rates of `lmkit_models.rates`."""
         parts = {*self.param_groups(), *(name for name, _ in self.named_parameters())}
-        return [muon] + [
-            adamw
-            | {"params": [part], "lr": rate * scale, "betas": list(betas), "weight_decay": wd}
-            | {"why": f"{rate} {said} (nanochat)"}
-            for part, (rate, scale, said, betas, wd) in table.items()
-            if part in parts
-        ]
+        width, parameters = self.token_embedding.embedding_dim, self.scaling_parameter_count()
+        return nanochat_optimizers(parts, width, parameters, batch_tokens, steps)
 
     def flops_per_token(self, length: int) -> int:
         """Of training: 6 a parameter that multiplies, and 12 a channel and key for attention."""
