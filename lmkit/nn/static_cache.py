@@ -62,11 +62,10 @@ class StaticCache(KVCache):
 
     def _written(self, store: Tensor | None, new: Tensor, late: int) -> Tensor:
         assert store is not None  # the prefill has made it
-        rows, in_time = torch.arange(len(new), device=new.device), new.shape[1] - late
-        new, slots = new[:, :, 0].to(store.dtype), self.slots[:, 0]
-        # an index_put, which is compiled in place; a scatter_ would copy the whole store
-        store[rows, :in_time, slots] = new[:, :in_time]
-        if late:
-            # of a full row, which is not read again, in its last slot
-            store[rows, in_time:, (slots + 1).clamp(max=store.shape[2] - 1)] = new[:, in_time:]
+        rows, heads = (torch.arange(n, device=new.device) for n in new.shape[:2])
+        # of a full row, which is not read again, late keys go into its last slot
+        slots = (self.slots + (heads >= len(heads) - late)).clamp(max=store.shape[2] - 1)
+        # one index_put, which is compiled in place; a scatter_, or one to a part of the heads,
+        # would copy the whole store
+        store[rows[:, None], heads, slots] = new[:, :, 0].to(store.dtype)
         return store[:, :, : len(self.span)]

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 
 from lmkit.inference import Rows, Sampling, decode, replay
 from lmkit.inference import step as module
@@ -131,6 +133,22 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(StaticCache, "append", counted)
     monkeypatch.setattr(torch, "compile", lambda step, **_: step)
     return rows
+
+
+def test_a_store_is_written_in_place() -> None:
+    """By one index_put: inductor makes a copy of the store for each slice_scatter, as comes of a
+    write to a part of its heads. With it 16 rows were decoded at half the speed."""
+    done: set[Any] = set()
+
+    def traced(graph: torch.fx.GraphModule, _: Any) -> Any:
+        done.update(node.target for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    model = gpt()  # half of its heads stand one token late
+    stepper = Stepper(model, aot_autograd(fw_compiler=traced))
+    assert same(model, stepper, PROMPTS, GREEDY)
+    assert torch.ops.aten.index_put.default in done
+    assert torch.ops.aten.slice_scatter.default not in done
 
 
 def test_bf16_stays_close(monkeypatch: pytest.MonkeyPatch) -> None:
