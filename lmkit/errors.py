@@ -1,7 +1,7 @@
 """errors: what went wrong, where, and how to mend it; one line each, one exit code each.
 
 The command line prints ``error: at: what; hint`` and leaves with the class's ``exit_code``:
-2 bad input, 3 checkpoint, 4 numeric, 5 distributed, 74 input/output, 130 and 143 stopped.
+2 bad input, 3 checkpoint, 4 numeric, 5 distributed, 74 input/output, 129 to 143 stopped.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class StorageError(LMKitError):
 
 
 class Stopped(LMKitError):
-    """The run was asked to stop and has saved; 130 after Ctrl+C, 143 after SIGTERM."""
+    """The run was asked to stop and has saved; 130 after Ctrl+C, 143 after SIGTERM, 129 after a
+    terminal was closed, 142 when its time was up."""
 
     def __init__(
         self,
@@ -105,11 +106,21 @@ class Stopped(LMKitError):
         self.exit_code = exit_code
 
 
-def did_you_mean(word: object, choices: Iterable[str]) -> str:
-    """``did you mean 'width'?`` for the nearest of ``choices``, or the empty string."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for CUDA's own error, known by its name: torch is not imported here; and for the plain
+    RuntimeError that the CPU's allocator raises."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def did_you_mean(word: object, choices: Iterable[str], cutoff: float = 0.7) -> str:
+    """``did you mean 'width'?`` for the nearest of ``choices``, or the empty string.
+
+    Args:
+        cutoff: how near it must be, from 0 to 1.
+    """
     import difflib  # here: most commands end without an error
 
     # of two that differ in case only the first: a class comes before a function of its name
     by_lower = {choice.lower(): choice for choice in reversed(list(choices))}
-    near = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=cutoff)
     return f"did you mean {by_lower[near[0]]!r}?" if near else ""

@@ -177,7 +177,7 @@ def test_a_heavy_door_would_be_seen() -> None:
 
 def test_public_names() -> None:
     assert sorted(lmkit.__all__) == sorted(lmkit._HOMES)
-    assert set(lmkit.__all__) <= set(dir(lmkit))
+    assert set(dir(lmkit)) == {*lmkit.__all__, "__version__"}
     for name in lmkit.__all__:
         assert getattr(lmkit, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'LMBsae'"):

@@ -99,6 +99,14 @@ def code_hashes(experiment: Mapping[str, Any]) -> dict[str, str]:
     return {name: hashlib.sha256(_source_of(modules[name])).hexdigest() for name in modules}
 
 
+def changed_modules(folder: Path, experiment: Mapping[str, Any]) -> list[str]:
+    """Which of the user's modules that a checkpoint was made with are others now; of those that
+    either does without nothing is said, as whatever names them has changed too."""
+    now = code_hashes(experiment)
+    sources = _read_sources(folder)
+    return [each.module for each in sources if now.get(each.module, each.sha256) != each.sha256]
+
+
 def _user_modules(experiment: Mapping[str, Any]) -> dict[str, ModuleType]:
     found: dict[str, ModuleType] = {}
     waiting = [*experiment.get("imports", ()), *map(_module_of, class_names(experiment))]

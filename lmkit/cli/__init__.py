@@ -85,9 +85,13 @@ def _tell(error: Exception) -> int:
     if not isinstance(error, LMKitError):
         raise error
     if line is not None:
+        told = [f"error: {_redacted(line)}"]
         if isinstance(error, PluginError) and error.traceback:
-            print(_redacted(error.traceback.rstrip()), file=sys.stderr)
-        print("error:", _redacted(line), file=sys.stderr)
+            told.insert(0, _redacted(error.traceback.rstrip()))
+        try:
+            print(*told, sep="\n", file=sys.stderr)
+        except OSError:  # the terminal is gone; nor shall the flush at exit fail
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     return error.exit_code
 
 

@@ -8,8 +8,10 @@ import shutil
 import textwrap
 import types
 import typing
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lmkit.config.sections import SECTIONS, described_as
 from lmkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,15 +24,18 @@ WIDEST = 100  # columns; longer lines are hard to read
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     parser.add_argument(
-        "name", help="module.Class or a short name, such as lmkit_models.gpt.GPT or gpt"
+        "name",
+        help="module.Class or a short name, such as lmkit_models.gpt.GPT or gpt; or what a YAML is "
+        f"made of: {', '.join(SECTIONS)}",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the class's first paragraph, then an entry an argument."""
     from lmkit.config import parameters, resolve
+    from lmkit.lab.catalogue import KINDS  # first: of what is loaded `resolve` knows the last names
 
-    target = resolve(arguments.name)
+    target = resolve(SECTIONS.get(arguments.name, arguments.name))
     if not callable(target):
         raise ConfigError(
             "it is neither a class nor a function", hint="write module.Class", at=arguments.name
@@ -38,8 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{target.__module__}.{target.__qualname__}\n")
     if about := first_paragraph(target):
         print(_filled(about, ""), end="\n\n")
+    given = next((kind.given for kind in KINDS.values() if kind.holds(target)), ())
     for parameter in parameters(target):
-        print(_headline(parameter))
+        print(_headline(parameter, given))
         if parameter.doc:
             print(indented(parameter.doc))
     return 0
@@ -59,11 +65,13 @@ def indented(text: str) -> str:
     return _filled(text, INDENT)
 
 
-def _headline(parameter: Parameter) -> str:
+def _headline(parameter: Parameter, given: Sequence[str]) -> str:
     words = [parameter.name]
     if parameter.annotation is not Any:
         words.append(f": {_type_name(parameter.annotation)}")
-    if parameter.required:
+    if parameter.name in given:
+        words.append("  (given by lmkit)")
+    elif parameter.required:
         words.append("  (needed)")
     elif not parameter.inherited or parameter.default is not None:
         words.append(f" = {_default(parameter.default)}")
@@ -73,7 +81,10 @@ def _headline(parameter: Parameter) -> str:
 def _default(value: Any) -> str:
     from lmkit.config import Spec
 
-    return value.path if isinstance(value, Spec) else repr(value)
+    if isinstance(value, Spec):
+        return value.path
+    shown = described_as(type(value))
+    return f"its own defaults, see `lmkit describe {shown}`" if shown in SECTIONS else repr(value)
 
 
 def _type_name(annotation: Any) -> str:

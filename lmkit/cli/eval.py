@@ -82,13 +82,14 @@ def run(arguments: argparse.Namespace) -> int:
         from lmkit.cli.eval_text import batches_of
         from lmkit.evals import bits_per_byte
         from lmkit.evals.core_bundle import fetched_bundle
+        from lmkit.evals.task import read_problems
         from lmkit.ranks.world import World
         from lmkit.train.loading import computes_in, find_checkpoint, load_model
         from lmkit.train.precision import Precision
 
     tasks = open_tasks(arguments.tasks)
     for task in tasks:  # before the ranks connect: no collective waits for a download
-        task.problems(arguments.split)
+        read_problems(task, arguments.split)
     core = fetched_bundle() if arguments.core == "" else arguments.core
     world = World.from_environment(arguments.device)
     checkpoint = find_checkpoint(arguments.checkpoint, for_inference=True)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from typing import TYPE_CHECKING
 
 from lmkit.cli.importing import importing
 from lmkit.cli.precision import add_precision
 from lmkit.cli.sampling import add_sampling, sampling_of
 from lmkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lmkit.prompts import Completion
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lookup",
         type=int,
+        nargs="?",
+        const=8,
         default=0,
         metavar="N",
-        help="with -t 0: guess up to N tokens ahead where a text repeats itself",
+        help="with -t 0: guess up to N tokens, 8, ahead where a text repeats itself",
     )
     parser.add_argument(
         "--compile",
@@ -45,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run the copy of your own modules that the checkpoint holds",
     )
+    parser.add_argument(
+        "--json", action="store_true", help="print a line of JSON a text, and nothing else"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     with importing():
         from lmkit.inference.decode import check_options
         from lmkit.ranks.world import pick_device
+        from lmkit.train.display import harmless
         from lmkit.train.loading import load_model
 
     sampling = sampling_of(arguments, arguments.seed)
@@ -68,12 +79,18 @@ def run(arguments: argparse.Namespace) -> int:
     samples, compile = arguments.samples, arguments.compile
     how = {"samples": samples, "lookup": arguments.lookup, "compile": compile}
     how["batch_size"] = arguments.batch_size
-    if len(prompts) == samples == 1:
-        print(prompts[0], end="", flush=True)
+    if len(prompts) == samples == 1 and not arguments.json:
+        print(harmless(prompts[0], sys.stdout), end="", flush=True)
         for _, piece in model.generate(prompts, sampling, stream=True, **how):
-            print(piece, end="", flush=True)
+            print(harmless(piece, sys.stdout), end="", flush=True)
         print()
         return 0
     for completion in model.generate(prompts, sampling, **how):
-        print(f"{completion.prompt}{completion.text}\n")
+        told = f"{completion.prompt}{completion.text}\n"
+        print(_as_json(completion) if arguments.json else harmless(told, sys.stdout))
     return 0
+
+
+def _as_json(completion: Completion) -> str:
+    about = {"tokens": len(completion.ids), "finish": completion.finish}
+    return json.dumps({"prompt": completion.prompt, "text": completion.text, **about})

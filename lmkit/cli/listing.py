@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "kind",
         nargs="?",
         default="",
-        help="models (with their sizes), tokenizers, sources, datasets, tasks, objectives, "
-        "optimizers or schedules; all of them without it",
+        help="models (with their sizes), tokenizers, templates, sources, datasets, tasks, "
+        "objectives, rewards, optimizers, schedules or runners; all of them without it",
     )
 
 
@@ -45,7 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
         print()
     for failure in failures:
         print(f"{failure.at}: cannot be opened: {failure.what}")
-    print("`lmkit describe NAME` shows what it can be given.")
+    print(
+        "`lmkit describe NAME` shows what it can be given, and so do `lmkit describe experiment`,\n"
+        "`stage`, `evaluate`, `checkpoint` and `runner` for the parts of a YAML."
+    )
     return 0
 
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from lmkit.train.display import harmless
+
 if TYPE_CHECKING:
     from lmkit.model.generate import Piece
 
@@ -15,8 +17,6 @@ Read = Callable[[str], str]  # a prompt in, a line out; EOFError when there is n
 
 PROMPT, GOES_ON = "> ", ". "
 DIM, PLAIN = "\033[2m", "\033[0m"
-# what a model writes shall not move the cursor or do worse; line feed and tab are enough
-UNSEEN = {code: "\ufffd" for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
 
 
 def read_turn(read: Read) -> str:
@@ -82,7 +82,7 @@ class Screen:
 
     def show(self, piece: Piece) -> None:
         """Write a piece at once."""
-        text = piece.text.translate(UNSEEN) if self.is_terminal else piece.text
+        text = harmless(piece.text, sys.stdout)
         closing = self._turn_to(piece.kind)
         apart = " " if closing and piece.kind == "text" and not text[:1].isspace() else ""
         print(closing + apart + text, end="", flush=True)
@@ -94,7 +94,7 @@ class Screen:
     def note(self, text: str) -> None:
         """Tell a person, and not a pipe."""
         if self.is_terminal:
-            print(self._dim() + f"({text})" + self._plain())
+            print(self._dim() + f"({harmless(text, sys.stdout)})" + self._plain())
 
     def _turn_to(self, kind: str) -> str:
         before, self._kind = self._kind, kind

@@ -251,10 +251,11 @@ def _print_comparison(tokenizers: dict[str, Tokenizer], texts: list[str]) -> Non
 
 def _beginning(sources: Sequence[Source]) -> list[str]:
     """The text of the sources' documents, as far as it is measured."""
+    from lmkit.data.documents import read_documents
     from lmkit.data.vocabulary import texts_of
     from lmkit.lab.compression import beginning
 
-    documents = (document for source in sources for document in source.documents("train"))
+    documents = (document for source in sources for document in read_documents(source, "train"))
     said = (text for document in documents for text in texts_of(document))
     return list(beginning(said, MEASURED))
 

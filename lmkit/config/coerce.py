@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Union
 
 from lmkit.config.names import is_of_python, resolve
+from lmkit.config.sections import instead
 from lmkit.config.signature import read_signature
 from lmkit.config.spec import NOWHERE, Place, Spec, Table, blame, freeze, thaw
 from lmkit.config.types import SCALARS, Unfit
@@ -104,8 +105,8 @@ def _arguments(
         at = table.places.get(key, table.at)
         parameter = known.get(key)
         if parameter is None and not signature.is_open:
-            hint = did_you_mean(key, known) or f"it takes {', '.join(known) or 'nothing'}"
-            raise ConfigError(f"{label} takes no {key!r}", hint=hint, at=at)
+            own = [name for name in known if name not in offered]
+            raise ConfigError(f"{label} takes no {key!r}", hint=instead(target, key, own), at=at)
         wanted = Any if parameter is None else parameter.annotation
         if value is None and parameter and not parameter.required and parameter.default is None:
             wanted = None  # `width: int = None`, as older code writes an Optional

@@ -76,7 +76,7 @@ class Checkpointing:
         every: steps between checkpoints; 0 is at the stage's end and when stopped.
         keep: how many of the latest stay, 2 at least: one may turn out to be damaged.
         best: a metric whose best checkpoint stays: bits_per_byte or loss, where lower is better, or
-            a task, where higher is; ``min:NAME`` and ``max:NAME`` say which.
+            a task, where higher is; `min:NAME` and `max:NAME` say which.
         keep_every: steps between checkpoints that stay for good; 0: none does.
     """
 
@@ -97,7 +97,7 @@ class Stage:
         name: goes into the names of its checkpoints.
         data: the source of its text or prompts; of reinforcement learning a task.
         objective: what is learned from the data; the next token if none is given.
-        validation: a source of held-out text; otherwise ``data`` holds some out.
+        validation: a source of held-out text; otherwise `data` holds some out.
         steps: its length in optimizer steps; exactly one of steps, tokens and epochs.
         tokens: its length in trained tokens, or auto: from the model's size.
         epochs: its length in passes over the data; fractions count.
@@ -108,11 +108,12 @@ class Stage:
         optimizers: a list of {class, params, lr, ...}, or auto: what the model proposes.
         optimizer_state: fresh, or inherit: go on with the momenta of the stage before.
         schedule: progress in 0..1 -> multiplier of the learning rates.
-        lr_scale: one more multiplier of all of them, such as 0.02 for fine-tuning with `auto`.
+        lr_scale: one more multiplier of all of them, such as 0.2 for fine-tuning; if none is given,
+            that which the objective proposes for `auto`.
         clip: the largest norm of a gradient.
         ema: share of the past that an average of the weights keeps at each step, such as 0.999;
             evaluations, checkpoints and the next stage get the average. Without it there is none.
-        freeze: names, with ``*``, or groups of parameters that stay as they are.
+        freeze: names, with `*`, or groups of parameters that stay as they are.
         init_from: an earlier stage, or a checkpoint's or run's folder, whose weights to start from.
         evaluate: what is measured, and how often.
         checkpoint: when it is saved.
@@ -137,7 +138,7 @@ class Stage:
     optimizers: Literal["auto"] | tuple[OptimizerSpec, ...] = "auto"
     optimizer_state: Literal["fresh", "inherit"] = "fresh"
     schedule: Spec = Spec("lmkit.optim.schedule.WarmupCosine")
-    lr_scale: float = 1.0
+    lr_scale: float | None = None
     clip: float | None = None
     ema: float | None = None
     freeze: tuple[str, ...] = ()
@@ -175,10 +176,10 @@ class Experiment:
     """A YAML file, checked and frozen.
 
     Args:
-        name: the run's name; its folder is ``runs/<name>`` unless ``out`` says otherwise.
+        name: the run's name; its folder is `runs/<name>` unless `out` says otherwise.
         tokenizer: text <-> ids.
         model: what is trained.
-        stages: what happens to it, one after the other.
+        stages: what happens to it, one after the other; see `lmkit describe stage`.
         runner: who does it.
         seed: of everything random.
         out: the run's folder.

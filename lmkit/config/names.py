@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lmkit.errors import ConfigError, LMKitError, PluginError, did_you_mean
+from lmkit.errors import ConfigError, LMKitError, PluginError, did_you_mean, is_out_of_memory
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINTS = "lmkit.plugins"
 _OURS = __name__.partition(".")[0]
+_LIBRARIES = (_OURS, "torch")
 MEND = "mend it where its traceback ends"
 
 _folders: list[str] = []
@@ -62,9 +67,9 @@ def register(name: str) -> Callable[[T], T]:
 
     def keep(target: T) -> T:
         known = _registered.setdefault(name, target)
-        if _full_name(known) != _full_name(target):
+        if full_name(known) != full_name(target):
             raise ConfigError(
-                f"{_full_name(target)} and {_full_name(known)} both register as {name!r}",
+                f"{full_name(target)} and {full_name(known)} both register as {name!r}",
                 hint="rename one of them",
             )
         _registered[name] = target  # a module imported again brings the same class anew
@@ -91,6 +96,11 @@ def resolve(path: str, at: object = None) -> Any:
     for index in range(depth, len(parts)):
         found = _attribute(found, parts, index, at)
     return found
+
+
+def full_name(target: Any) -> str:
+    """`module.Class` of a class or function, wherever it was found."""
+    return f"{target.__module__}.{target.__qualname__}"
 
 
 def is_of_python(target: Any) -> bool:
@@ -139,27 +149,42 @@ def _import(name: str, at: object) -> ModuleType | None:
 
 
 @contextmanager
-def plugin_errors(doing: str, at: object = None, hint: str = "") -> Iterator[None]:
+def plugin_errors(
+    doing: str,
+    at: object = None,
+    hint: str = "",
+    passes: Callable[[BaseException], bool] = lambda error: False,
+) -> Iterator[None]:
     """Turn what a plug-in raises inside the block into a PluginError that begins with `doing`.
 
-    SystemExit too: a plug-in does not end the program, with 0 at that. lmkit's own errors pass.
+    SystemExit too: a plug-in does not end the program, with 0 at that. lmkit's own errors pass, and
+    so does want of memory.
+
+    Args:
+        passes: what else is no fault of the plug-in.
     """
     try:
         yield
-    except LMKitError:
-        raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, LMKitError) or is_out_of_memory(error) or passes(error):
+            raise
         said = f"{doing}: {type(error).__name__}: {error}"
         raise plugin_error(said, error, at, hint) from error
 
 
 def plugin_error(what: str, error: BaseException, at: object, hint: str = "") -> PluginError:
-    """A PluginError that carries the plug-in's own part of the error's stack."""
-    stack = error.__traceback__
-    while stack is not None and _is_machinery(stack.tb_frame.f_code.co_filename):
-        stack = stack.tb_next
+    """A PluginError that carries the error's stack from the plug-in's own frames on."""
+    stack = _after(_is_machinery, error.__traceback__)
+    stack = _after(_is_library, stack) or stack
     shown = "".join(traceback.format_exception(type(error), error, stack))
     return PluginError(what, hint=hint, at=at, traceback=shown)
+
+
+def _after(skipped: Callable[[str], bool], stack: TracebackType | None) -> TracebackType | None:
+    """The stack without its first frames, as far as their files are skipped."""
+    while stack is not None and skipped(stack.tb_frame.f_code.co_filename):
+        stack = stack.tb_next
+    return stack
 
 
 def _is_machinery(file: str) -> bool:
@@ -167,11 +192,20 @@ def _is_machinery(file: str) -> bool:
     return importing or Path(file).parent == Path(__file__).parent
 
 
+def _is_library(file: str) -> bool:
+    """True for lmkit's own files and torch's, which lead to a plug-in that is at work."""
+    homes = [sys.modules[name].__file__ for name in _LIBRARIES if name in sys.modules]
+    return any(Path(file).is_relative_to(Path(str(home)).parent) for home in homes)
+
+
 def _no_module(name: str, at: object) -> ConfigError:
     known = {info.name for info in pkgutil.iter_modules()} | {
         module for module in sys.modules if "." not in module
     }
-    hint = did_you_mean(name, known) or "it must be installed, beside the YAML or in this folder"
+    known |= {re.split(r"[.:]", point.value)[0] for point in _entry_points().values()}
+    # 0.7 of lmkit_models is in my_model, which is there but in another folder
+    hint = did_you_mean(name, known, 0.8)
+    hint = hint or "it must be installed, beside the YAML or in this folder"
     return ConfigError(f"there is no module {name!r}", hint=hint, at=at)
 
 
@@ -199,14 +233,31 @@ def _classes_of(owner: Any) -> str:
     return f"it has {', '.join(own[:8])}" if own else "it has no class"
 
 
-def _entry_point(name: str, at: object) -> Any:
+def _entry_points() -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points  # 20 ms, and only short names need it
 
-    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def _entry_point(name: str, at: object) -> Any:
+    points = _entry_points()
     if name in points:
         return resolve(points[name].value.replace(":", "."), at)
-    hint = did_you_mean(name, [*_registered, *points]) or "write module.Class"
-    raise ConfigError(f"nothing is registered as {name!r}", hint=hint, at=at)
+    full = _class_called(name)
+    hint = f"did you mean {full!r}?" if full else did_you_mean(name, [*_registered, *points])
+    raise ConfigError(
+        f"nothing is registered as {name!r}", hint=hint or "write module.Class", at=at
+    )
+
+
+def _class_called(name: str) -> str | None:
+    """The full name of a class called so: of what is loaded of lmkit, or of torch's optimizers."""
+    for module in sorted(sys.modules):
+        if module.partition(".")[0] == _OURS or module == "torch.optim":
+            found = vars(sys.modules[module]).get(name)
+            if isinstance(found, type) and module in (found.__module__, "torch.optim"):
+                return f"{module}.{name}"
+    return None
 
 
 def _is_from_another_folder(top: str, home: str) -> bool:
@@ -225,7 +276,3 @@ def forget(top: str) -> None:
         del sys.modules[module]
     for name in [name for name, kept in _registered.items() if kept.__module__ in gone]:
         del _registered[name]
-
-
-def _full_name(target: Any) -> str:
-    return f"{target.__module__}.{target.__qualname__}"

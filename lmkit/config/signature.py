@@ -129,8 +129,11 @@ def _docs_of(target: Any) -> dict[str, str]:
 
 
 def _read_docs(doc: str | None) -> dict[str, str]:
-    """``name -> text`` of the ``Args:`` block of a docstring; a deeper line continues an entry."""
-    lines = iter((doc or "").splitlines())
+    """``name -> text`` of the ``Args:`` block of a docstring; a deeper line continues an entry.
+
+    Of the marks around code one is left, as in all that lmkit prints.
+    """
+    lines = iter((doc or "").replace("``", "`").splitlines())
     for line in lines:
         if _SECTION.fullmatch(line):
             break

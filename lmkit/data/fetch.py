@@ -11,7 +11,6 @@ import hashlib
 import http.client
 import os
 import ssl
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -21,14 +20,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from tqdm import tqdm
-
+from lmkit.data.bar import progress_bar
 from lmkit.data.cache import file_digest, publish_file
 from lmkit.data.patience import PATIENCE, Passing, Patience, persevere, refused
 from lmkit.errors import DataError
 
 BLOCK = 2**20  # bytes read in one go, at most
-BAR_DELAY = 0.5  # seconds; a small file is here before a bar can be read
 SAFE = "/%:@!$&'()*+,;=~?"  # left as they are in an address: it may be quoted already
 TRUE = {"1", "ON", "YES", "TRUE"}  # what huggingface_hub takes for it
 
@@ -208,16 +205,8 @@ class _Transfer:
         return 0
 
     def _receive(self, answer: Any, begun: int, total: int | None) -> None:
-        bar = tqdm(
-            total=total,
-            initial=begun,
-            desc=self.aside.name.removesuffix(".partial"),
-            unit="B",
-            unit_scale=True,
-            file=sys.stderr,
-            disable=not self.progress,
-            delay=BAR_DELAY,
-        )
+        name = self.aside.name.removesuffix(".partial")
+        bar = progress_bar(name, total, "B", begun=begun, shown=self.progress)
         with self.aside.open("ab") as file, bar:
             while block := self._read(answer):
                 file.write(block)

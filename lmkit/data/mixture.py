@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmkit.data.cache import fingerprint_of
+from lmkit.data.documents import read_documents
 from lmkit.data.holdout import Split
 from lmkit.data.sharded import ShardedStore
 from lmkit.data.sources import Source
@@ -47,7 +48,7 @@ class Mixture(Source):
 
     def documents(self, split: Split) -> Iterator[Prompt]:
         for share in self.shares:
-            yield from share.source.documents(split)
+            yield from read_documents(share.source, split)
 
     def fingerprint(self) -> str:
         return fingerprint_of(

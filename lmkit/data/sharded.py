@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from tqdm import tqdm
-
+from lmkit.data.bar import progress_bar
 from lmkit.data.store import TokenStore
 from lmkit.data.worker import Worker
 
@@ -53,11 +51,10 @@ class ShardedStore:
 
     def complete(self, progress: bool) -> None:
         """Have all shards made."""
-        numbers = range(len(self))
-        for number in tqdm(
-            numbers, desc="tokenising", unit=" shards", file=sys.stderr, disable=not progress
-        ):
-            self.shard(number)
+        with progress_bar("tokenising", len(self), " shards", shown=progress) as bar:
+            for number in range(len(self)):
+                self.shard(number)
+                bar.update()
 
     @property
     def ready(self) -> list[TokenStore]:

@@ -30,6 +30,9 @@ class Source(ABC):
     def documents(self, split: Split) -> Iterator[Prompt]:
         """The documents of a split, in an order that never changes; all text, or all prompts.
 
+        A string will do for a text, and a mapping such as `{"prompt": ..., "truth": ...}`: what
+        reads a source (`documents.read_documents`) makes Prompts of them.
+
         Args:
             split: `train`, `validation` (held out: the two have nothing in common), or `all`.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from lmkit.data.bar import progress_bar
 from lmkit.data.cache import cache_folder, fingerprint_of, publish
+from lmkit.data.documents import read_documents
 from lmkit.data.encoder import Encoded, cut, encode_all, prompt_encoder, text_encoder
 from lmkit.data.holdout import Split
 from lmkit.data.mixture import MixedStores, Mixture, Share, Store
@@ -53,6 +54,7 @@ def prepare(
     Raises:
         DataError: a document cannot be read or encoded (names file and line), or no prompt has a
             target left. An empty split is no error: its store has no documents.
+        PluginError: the source's own code fails.
         StorageError: the cache cannot be written.
     """
     cache = cache or cache_folder()
@@ -117,7 +119,7 @@ def _prepare(source: Source, tokenizer: Tokenizer, split: Split, options: _Optio
     folders = _folders(source, tokenizer, split, options)
     if store := _in_cache(folders):
         return store
-    first = next(source.documents(split), None)
+    first = next(read_documents(source, split), None)
     prompts = first is not None and first.text is None
 
     def write(aside: Path) -> None:
@@ -125,17 +127,10 @@ def _prepare(source: Source, tokenizer: Tokenizer, split: Split, options: _Optio
         if prompts:
             asked, max_len = options.include_prompts, options.max_len
             encode = prompt_encoder(tokenizer, max_len, include_prompts=asked, pairs=options.pairs)
-        bar = tqdm(
-            total=source.size(split),
-            desc=f"tokenising {split}",
-            unit="B",
-            unit_scale=True,
-            file=sys.stderr,
-            disable=not options.progress,
-            delay=0.5,  # seconds; a small source is done before a bar can be read
-        )
+        size, shown = source.size(split), options.progress
+        bar = progress_bar(f"tokenising {split}", size, "B", shown=shown)
         with StoreWriter(aside, tokenizer, prompts=prompts) as writer, bar:
-            parts = cut(source.documents(split), prompts=prompts)
+            parts = cut(read_documents(source, split), prompts=prompts)
             notes = _write(encode_all(parts, encode, options.threads), writer, bar)
             writer.finish(source.describe(), notes)
 

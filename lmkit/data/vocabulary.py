@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from lmkit.data.bar import progress_bar
 from lmkit.data.cache import cache_folder, fingerprint_of, publish
+from lmkit.data.documents import read_documents
 from lmkit.data.files import find_files
 from lmkit.data.sources import JsonLines, Parquet, Source, TextFiles
 from lmkit.errors import ConfigError, DataError, TokenizerError
@@ -114,13 +113,7 @@ def _texts(sources: Sequence[Source], max_chars: int, document_chars: int) -> It
     """The training text: the beginnings of all documents, then what is left of the long ones."""
     left = max_chars
     longer = False
-    with tqdm(
-        desc="learning a vocabulary",
-        unit=" characters",
-        unit_scale=True,
-        file=sys.stderr,
-        delay=0.5,
-    ) as bar:
+    with progress_bar("learning a vocabulary", None, " characters") as bar:
         for part in (slice(document_chars), slice(document_chars, None)):
             if part.start and not longer:
                 break
@@ -141,7 +134,7 @@ def _texts(sources: Sequence[Source], max_chars: int, document_chars: int) -> It
 def _documents(sources: Sequence[Source]) -> Iterator[tuple[str, str]]:
     """(text, where it was read) of the training documents."""
     for source in sources:
-        for document in source.documents("train"):
+        for document in read_documents(source, "train"):
             for text in texts_of(document):
                 yield text, document.at
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
-from lmkit.config.names import MEND, plugin_errors
+from lmkit.config.names import MEND, full_name, plugin_errors
 from lmkit.data.holdout import Split
 from lmkit.errors import ConfigError, DataError, LMKitError
 from lmkit.evals.choice import answer_scores, letter_scores
 from lmkit.evals.generative import pass_at_k, write_answers
-from lmkit.evals.task import Problem, Task
+from lmkit.evals.task import Problem, Task, read_problems
 from lmkit.inference import Sampling
 from lmkit.model import LMBase
 from lmkit.model.memory import in_halves
@@ -90,11 +90,11 @@ def evaluate_task(
             the same for want of a temperature.
         DataError: no problems, or one without choices or with a score that is not finite.
         NumericError: logits that are not finite.
-        PluginError: the task's `score` fails; holds its traceback.
+        PluginError: the task's `problems` or `score` fails; holds its traceback.
     """
     sampling = sampling or Sampling(max_new_tokens=task.max_new_tokens)
     _check(task, limit, batch, samples, sampling)
-    problems = task.problems(split)[:limit]
+    problems = read_problems(task, split)[:limit]
     if not problems:
         raise DataError(f"the task {task.name} has no problem in {split!r}")
     lengths = [_length(model.need_tokenizer(), problem) for problem in problems]
@@ -200,8 +200,7 @@ def _marks(
 
 def _score(task: Task, problem: Problem, answer: Completion) -> float:
     at = problem.at or None
-    name = f"{type(task).__module__}.{type(task).__qualname__}.score"
-    with plugin_errors(f"{name} fails", at, MEND):
+    with plugin_errors(f"{full_name(type(task))}.score fails", at, MEND):
         score = float(task.score(problem, answer))
     if not math.isfinite(score):
         raise DataError(f"the task {task.name} gave an answer the score {score}", at=at)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lmkit.config import Spec, build
+from lmkit.config.names import MEND, full_name, plugin_errors
 from lmkit.data.holdout import Split
 from lmkit.data.sources import Source
-from lmkit.errors import ConfigError
+from lmkit.errors import ConfigError, DataError
 from lmkit.prompts import Completion, Message, Prompt
 
 
@@ -88,12 +89,30 @@ class Task(Source):
         return float(completion.text.strip() == problem.choices[problem.correct])
 
     def documents(self, split: Split) -> Iterator[Prompt]:
-        for problem in self.problems(split):
+        for problem in read_problems(self, split):
             if problem.solution is not None:
                 yield Prompt(messages=(*problem.messages, problem.solution), at=problem.at)
 
     def describe(self) -> str:
-        return f"{type(self).__name__}: {len(self.problems('train')):,} problems to train on"
+        return f"{type(self).__name__}: {len(read_problems(self, 'train')):,} problems to train on"
+
+
+def read_problems(task: Task, split: Split) -> Sequence[Problem]:
+    """The problems of a split; whoever asks them reads them here, and the first one is looked at.
+
+    Raises:
+        DataError: they are no Problems, or no sequence of them.
+        PluginError: the task's `problems` fails; holds its traceback.
+    """
+    name = f"{full_name(type(task))}.problems"
+    with plugin_errors(f"{name} fails", hint=MEND):
+        problems = task.problems(split)
+        given = problems[:1] if isinstance(problems, Sequence) else [problems]
+    if given and not isinstance(given[0], Problem):
+        hint = "give a list of Problem(messages=(Message(...),), answer=...)"
+        kind = type(given[0]).__name__
+        raise DataError(f"{name} gave a {kind}, expected Problems", hint=hint)
+    return problems
 
 
 def open_task(spec: Spec, **offered: Any) -> Task:

@@ -21,9 +21,12 @@ from lmkit.errors import LMKitError
 from lmkit.evals.task import Task
 from lmkit.model import LMBase
 from lmkit.text import Tokenizer
+from lmkit.text.template import packaged
 from lmkit.train.objective import Objective
+from lmkit.train.runner import LMRunnerBase
 
 DATASETS = "datasets"
+TEMPLATES = "templates"
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Entry:
     Attributes:
         path: how.
         names: short ones that mean the same.
-        target: the class or function; of a data set nothing, but
+        target: the class or function; of what is no code nothing, but
         about: what it is.
     """
 
@@ -51,11 +54,13 @@ class Kind:
         place: where in a YAML it is named, for a reader.
         packages: where it is looked for.
         holds: whether a class or function is one.
+        given: the arguments that it gets from lmkit, and not from a YAML.
     """
 
     place: str
     packages: tuple[str, ...] = ()
     holds: Callable[[Any], bool] = lambda target: False
+    given: tuple[str, ...] = ()
 
 
 def find(kind: str) -> tuple[list[Entry], list[LMKitError]]:
@@ -66,6 +71,8 @@ def find(kind: str) -> tuple[list[Entry], list[LMKitError]]:
             for name, data in KNOWN.items()
             if data.columns is not None  # of the others only tasks can make something
         ], []
+    if kind == TEMPLATES:
+        return [Entry(name, about=_opening(each.source)) for name, each in packaged().items()], []
     wanted = KINDS[kind]
     shorts, failures = _plugins()
     found: dict[Any, str] = {}
@@ -120,6 +127,11 @@ def _task_names(path: str) -> Iterator[str]:
     yield from (name for name, target in TASKS.items() if target == path)
 
 
+def _opening(template: str) -> str:
+    """The comment that a template begins with."""
+    return " ".join(template.partition("{#-")[2].partition("-#}")[0].split())
+
+
 def _subclass(base: type) -> Callable[[Any], bool]:
     """Whether something is a class below `base` that can be made."""
     return lambda target: (
@@ -148,17 +160,37 @@ def _is_optimizer(target: Any) -> bool:
 
 def _is_schedule(target: Any) -> bool:
     """A function of progress, or a class of such functions."""
-    call = vars(target).get("__call__") if inspect.isclass(target) else target
-    return callable(call) and any(each.name == "progress" for each in parameters(call))
+    return "progress" in _call_takes(target)
 
+
+def _is_reward(target: Any) -> bool:
+    """A function of a problem and a completion, or a class of such functions."""
+    sums_up = "task" in {each.name for each in parameters(target)}  # what GRPO makes of several
+    return {"problem", "completion"} <= _call_takes(target) and not sums_up
+
+
+def _call_takes(target: Any) -> set[str]:
+    """The arguments of a function, or of the function that an object of a class is."""
+    call = vars(target).get("__call__") if inspect.isclass(target) else target
+    return {each.name for each in parameters(call)} if callable(call) else set()
+
+
+_FOLDER = ("folder",)
 
 KINDS = {
-    "models": Kind("`model:`", ("lmkit_models",), _subclass(LMBase)),
-    "tokenizers": Kind("`tokenizer:`", ("lmkit.text", "lmkit.data.vocabulary"), _is_tokenizer),
-    "sources": Kind("`data:` of a stage", ("lmkit.data",), _is_source),
+    "models": Kind("`model:`", ("lmkit_models",), _subclass(LMBase), ("tokenizer",)),
+    "tokenizers": Kind(
+        "`tokenizer:`", ("lmkit.text", "lmkit.data.vocabulary"), _is_tokenizer, _FOLDER
+    ),
+    TEMPLATES: Kind("`chat:` of a tokenizer"),
+    "sources": Kind("`data:` of a stage", ("lmkit.data",), _is_source, _FOLDER),
     DATASETS: Kind("`name:` of lmkit.data.corpora.Corpus"),
-    "tasks": Kind("`tasks:` of an evaluation, or `data:`", ("lmkit.tasks",), _subclass(Task)),
-    "objectives": Kind("`objective:` of a stage", ("lmkit.rl",), _subclass(Objective)),
-    "optimizers": Kind("`optimizers:`", ("lmkit.optim", "torch.optim"), _is_optimizer),
-    "schedules": Kind("`schedule:`", ("lmkit.optim.schedule",), _is_schedule),
+    "tasks": Kind(
+        "`tasks:` of an evaluation, or `data:`", ("lmkit.tasks",), _subclass(Task), _FOLDER
+    ),
+    "objectives": Kind("`objective:` of a stage", ("lmkit.rl",), _subclass(Objective), _FOLDER),
+    "rewards": Kind("`rewards:` of lmkit.rl.grpo.GRPO", ("lmkit.rl.rewards",), _is_reward, _FOLDER),
+    "optimizers": Kind("`optimizers:`", ("lmkit.optim", "torch.optim"), _is_optimizer, ("params",)),
+    "schedules": Kind("`schedule:`", ("lmkit.optim.schedule",), _is_schedule, ("steps",)),
+    "runners": Kind("`runner:`", ("lmkit.train.runner",), _subclass(LMRunnerBase), ("experiment",)),
 }

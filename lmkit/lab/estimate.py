@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from lmkit.errors import PluginError
 from lmkit.model import LMBase
 from lmkit.optim import OptimizerSet
 from lmkit.text import Batch
@@ -131,10 +132,18 @@ def _activation_bytes(model: LMBase, rows: int, isolated: bool, precision: Preci
     try:
         with precision.autocast(), saved_tensors_hooks(note, lambda tensor: tensor):
             model.loss(batch)
-    except RuntimeError:  # it asked for a number, and there is none
+    except (PluginError, RuntimeError) as error:
+        _pass_if_numberless(error)
         return None
     owned = {p.untyped_storage() for p in model.parameters()}
     return sum(storage.nbytes() for storage in kept - owned)
+
+
+def _pass_if_numberless(error: Exception) -> None:
+    """Raise the error again, unless torch was asked for a number where there is none: then no one
+    can tell."""
+    if not any(isinstance(each, RuntimeError) for each in (error, error.__cause__)):
+        raise error
 
 
 def _state_bytes(optimizers: OptimizerSet, trained: list[nn.Parameter]) -> int | None:
@@ -142,7 +151,8 @@ def _state_bytes(optimizers: OptimizerSet, trained: list[nn.Parameter]) -> int |
         p.grad = torch.zeros_like(p)
     try:
         optimizers.step()
-    except RuntimeError:
+    except (PluginError, RuntimeError) as error:
+        _pass_if_numberless(error)
         return None
     finally:
         optimizers.zero_grad()

@@ -18,6 +18,7 @@ from lmkit.data import (
     prepare,
 )
 from lmkit.data.cache import cache_folder
+from lmkit.data.documents import read_documents
 from lmkit.data.holdout import Split
 from lmkit.prompts import Prompt
 from lmkit.text import Tokenizer
@@ -87,7 +88,7 @@ class _Beginning(InMemory):
         self._about = source.describe()
         self._bytes = 0
         self._cut = False
-        super().__init__(list(self._first(source.documents("train"))))
+        super().__init__(list(self._first(read_documents(source, "train"))))
         self.share = self._share_of(source.size("train"))
 
     def documents(self, split: Split) -> Iterator[Prompt]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +136,14 @@ def _stand_in_for_fp8(runner: LMRunnerBase, device: torch.device) -> str:
     return f"in place of fp8, whose memory and time only {FP8_NEEDS} can tell"
 
 
+class _Numberless(FakeTensorMode):
+    """A mode that stays the same for a layer that is copied deeply, as nn.TransformerEncoder does:
+    two modes cannot compute with each other."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Numberless:
+        return self
+
+
 def make_model(
     experiment: Experiment, runner: LMRunnerBase, device: torch.device
 ) -> tuple[LMBase, AbstractContextManager[Any]]:
@@ -145,9 +154,11 @@ def make_model(
     Returns:
         the model, and the mode to use it in.
     """
-    mode = FakeTensorMode()
+    mode = _Numberless()
     try:
-        with mode, device:
+        with warnings.catch_warnings(), mode, device:
+            # torch's, where a layer is copied deeply
+            warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
             model = runner._construct_model()
             model.initialize(device)
             model.check()

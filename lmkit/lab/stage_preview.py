@@ -21,7 +21,7 @@ from lmkit.ranks.world import World
 from lmkit.text import Batch, Tokenizer
 from lmkit.train.loading import find_checkpoint
 from lmkit.train.memory import MicroBatch
-from lmkit.train.objective import Objective, Scene, open_objective
+from lmkit.train.objective import Objective, Scene, open_objective, rate_scale
 from lmkit.train.parameters import freeze
 from lmkit.train.precision import Precision
 from lmkit.train.runner import LMRunnerBase
@@ -229,7 +229,7 @@ class StageLook:
             micro_batch=rows,
             micro_steps=-(-run.plan.rows_per_batch // rows),
             why=dict(run.plan.why) if is_known else {},
-            optimizers=tuple(_optimizer_previews(optimizers, stage, is_known)),
+            optimizers=tuple(_optimizer_previews(optimizers, stage, objective, is_known)),
             schedule=tuple(_factors(run)),
             rows=tuple(decoded) if available and self.is_learned else (),
             memory=self._estimate(optimizers, rows, batch.documents is not None, bool(stage.ema)),
@@ -319,11 +319,12 @@ def passages(batch: Batch, row: int, tokenizer: Tokenizer) -> tuple[Passage, ...
 
 
 def _optimizer_previews(
-    optimizers: OptimizerSet, stage: Stage, is_known: bool
+    optimizers: OptimizerSet, stage: Stage, objective: Objective, is_known: bool
 ) -> list[OptimizerPreview]:
     """The stage's optimizers; what follows from a length that is not known is left out."""
-    rates, scale = optimizers.rates, stage.lr_scale
-    scaled = f" x {scale:g} by lr_scale" if scale != 1 else ""
+    rates, scale = optimizers.rates, rate_scale(stage, objective)
+    by = type(objective).__name__ if stage.lr_scale is None else "lr_scale"
+    scaled = f" x {scale:g} by {by}" if scale != 1 else ""
     tell = is_known or stage.optimizers != "auto"
     return [
         OptimizerPreview(

@@ -195,14 +195,14 @@ class LMBase(nn.Module):
     # --- writing ------------------------------------------------------------------------------
 
     def generate_prompts(
-        self, prompts: Sequence[PromptLike], max_len: int | None = None, **sampling: Any
+        self, prompts: Sequence[PromptLike], max_new_tokens: int | None = None, **sampling: Any
     ) -> list[str]:
-        """What the model writes after each prompt, at most `max_len` tokens; greedy by default.
+        """What the model writes after each prompt; greedy by default.
 
         `sampling`: the arguments of Sampling (temperature, top_k, top_p, repetition_penalty, ...).
         """
-        if max_len is not None:
-            sampling["max_new_tokens"] = max_len
+        if max_new_tokens is not None:
+            sampling["max_new_tokens"] = max_new_tokens
         return [done.text for done in self.generate(prompts, Sampling(**sampling))]
 
     @overload

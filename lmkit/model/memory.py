@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from lmkit.errors import ConfigError
+from lmkit.errors import ConfigError, is_out_of_memory
 
 T = TypeVar("T")
 
@@ -37,8 +37,3 @@ def in_halves(work: Callable[[int, int], T], start: int, stop: int) -> Iterator[
     middle = (start + stop) // 2
     yield from in_halves(work, start, middle)
     yield from in_halves(work, middle, stop)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """True for CUDA's own error and for the plain RuntimeError that the CPU's allocator raises."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

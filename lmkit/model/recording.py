@@ -15,12 +15,23 @@ def recorded(init: Callable[..., None]) -> Callable[..., None]:
 
     The tokenizer is left out: a checkpoint stores it on its own. Where constructors call each other
     the outermost, that of the class which was named, ends last and so has the last word.
+
+    It raises ModelError where it sets a module or a parameter before it has called that of the
+    base.
     """
     signature = inspect.signature(init)
 
     @functools.wraps(init)
     def record(self: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
+        try:
+            init(self, *args, **kwargs)
+        except AttributeError as error:
+            if "_modules" in vars(self):
+                raise
+            raise ModelError(
+                f"{type(self).__qualname__}.__init__: {error}",
+                hint="call super().__init__(tokenizer=tokenizer, max_len=...) first",
+            ) from error
         call = signature.bind(self, *args, **kwargs)
         call.apply_defaults()
         self.init_kwargs = _named(call)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lmkit.config.names import MEND, plugin_errors
+from lmkit.config.names import MEND, full_name, plugin_errors
 from lmkit.errors import ModelError
 
 if TYPE_CHECKING:
@@ -23,9 +24,7 @@ def try_forward(model: LMBase) -> None:
         PluginError: `forward` fails; holds its traceback.
     """
     tokens = torch.zeros(1, min(2, model.max_len), dtype=torch.long, device=model.device)
-    name = f"{type(model).__module__}.{type(model).__qualname__}.forward"
-    said = f"{name} fails on {tokens.numel()} tokens"
-    with plugin_errors(said, hint=MEND), torch.no_grad(), model.evaluating():
+    with _told(model, tokens), torch.no_grad(), model.evaluating():
         model.logits(tokens)
 
 
@@ -34,17 +33,23 @@ def try_causality(model: LMBase) -> None:
 
     Raises:
         ModelError: that token changes the logits before it.
+        PluginError: as `try_forward`.
     """
     length = min(8, model.max_len)
     tokens = torch.zeros(2, length, dtype=torch.long, device=model.device)
     tokens[1, -1] = 1
-    with torch.no_grad(), model.evaluating():
+    with _told(model, tokens), torch.no_grad(), model.evaluating():
         one, other = model.logits(tokens)[:, :-1].float()
     if not torch.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True):
         raise ModelError(
             f"{type(model).__qualname__} is not causal: a token changes the logits before it",
             hint="position t may depend on the tokens 0..t only",
         )
+
+
+def _told(model: LMBase, tokens: Tensor) -> AbstractContextManager[None]:
+    said = f"{full_name(type(model))}.forward fails on {tokens.shape[1]} tokens"
+    return plugin_errors(said, hint=MEND)
 
 
 def check_logits(model: LMBase, logits: object, tokens: Tensor, cached: bool) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from lmkit.config.names import full_name
 from lmkit.errors import CheckpointError, ConfigError
 from lmkit.optim.parts import as_part, is_part, piece_of
 from lmkit.optim.state import check_form, form, pack, unpack
@@ -50,7 +51,7 @@ class Member:
     @property
     def class_name(self) -> str:
         """The class's full name: another one's state would mean something else."""
-        return f"{type(self.optimizer).__module__}.{type(self.optimizer).__qualname__}"
+        return full_name(type(self.optimizer))
 
     def named(self) -> Iterator[tuple[str, Parameter]]:
         """Its parameters by name."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from lmkit.config.names import MEND, plugin_errors
 from lmkit.config.registry import Spec, build, resolve
 from lmkit.errors import CheckpointError, ConfigError
 from lmkit.optim.member import Member
@@ -18,6 +19,7 @@ from lmkit.optim.owners import Owners
 from lmkit.optim.parts import held, is_part, whole
 from lmkit.optim.selection import NamedGroups, select, share_out
 from lmkit.optim.shares import add_up
+from lmkit.ranks.lost import is_of_collective
 
 OURS = ("params", "no_decay", "why")  # keys of a spec that are not for the constructor
 # torch has one kernel for these on CPU and GPU: 3.6 times faster at 4 M parameters on the CPU,
@@ -133,6 +135,9 @@ class OptimizerSet:
 
         Returns:
             the norm before clipping, if it was measured.
+
+        Raises:
+            PluginError: an optimizer's `step` fails; holds its traceback.
         """
         if clip is not None:
             grad_norm = self.grad_norm() if grad_norm is None else grad_norm
@@ -141,7 +146,9 @@ class OptimizerSet:
         if self._owners:
             self._owners.keep_own_gradients()
         for member in self.members:
-            member.optimizer.step()
+            said = f"{member.class_name}.step fails"
+            with plugin_errors(said, hint=MEND, passes=is_of_collective):
+                member.optimizer.step()
         if self._owners:
             self._owners.spread()
         return grad_norm

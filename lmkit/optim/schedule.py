@@ -5,18 +5,22 @@ callable from progress to factor is a schedule: these are classes only to have s
 
 All of them warm up linearly and count the step that is about to be made, so that the first one is
 not wasted at rate 0: of 40 steps of warm-up it gets 1/40. A warm-up longer than the stage stays
-unfinished, and a short trial sees the same first steps as the long run.
+unfinished, with a warning, and a short trial sees the same first steps as the long run.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
+from lmkit.config.names import MEND, plugin_errors
 from lmkit.config.registry import Spec, build, check, parameters, resolve
 from lmkit.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 Schedule = Callable[[float], float]
 
@@ -28,18 +32,27 @@ def make_schedule(spec: Spec | str | Mapping[str, Any], *, steps: int) -> Schedu
 
     Raises:
         ConfigError: a key is wrong, or what is named gives no number for a progress of 0.
+        PluginError: it fails; so may the schedule later, with the progress that it fails at.
     """
     read = Spec.of(spec)
+    if "steps" in read.args:
+        at = read.places.get("steps", read.at)
+        raise ConfigError("a schedule is given the stage's steps", hint="leave steps out", at=at)
     target = resolve(read.path, read.at)
     if any(parameter.name == "progress" for parameter in parameters(target)):
         schedule = partial(target, **check(read, ["progress"]))
     else:
         schedule = build(read, steps=steps)
-    if not callable(schedule) or not isinstance(schedule(0.0), int | float):
+
+    def factor(progress: float) -> float:
+        with plugin_errors(f"{read.path} fails at progress {progress:g}", read.at, MEND):
+            return schedule(progress)
+
+    if not callable(schedule) or not isinstance(factor(0.0), int | float):
         raise ConfigError(
             f"{read.path} is no schedule", hint="progress (0 to 1) in, a factor out", at=read.at
         )
-    return schedule
+    return factor
 
 
 class Constant:
@@ -53,6 +66,11 @@ class Constant:
     def __init__(self, warmup: float = 0.0, *, steps: int) -> None:
         if warmup < 0:
             raise ConfigError(f"warmup is {warmup}", hint="it is at least 0", key="warmup")
+        if warmup > steps:
+            _warn_once(
+                f"the warm-up of {warmup:g} steps is longer than its stage of {steps}: no rate "
+                f"gets beyond {steps / warmup:.2g} of its own"
+            )
         self.steps = steps
         self.warmup = warmup if warmup < 1 else warmup / steps  # as a share; above 1: unfinished
 
@@ -127,6 +145,11 @@ class InverseSquareRoot(Constant):
     def __call__(self, progress: float) -> float:
         """The factor at `progress`."""
         return super().__call__(progress) * math.sqrt(self.warmup / max(self.warmup, progress))
+
+
+@lru_cache(maxsize=16)
+def _warn_once(said: str) -> None:
+    logger.warning(said)  # a stage is looked at before it runs, and its schedule made again
 
 
 def _share_done(progress: float, start: float) -> float:

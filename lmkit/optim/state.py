@@ -31,7 +31,7 @@ def pack(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ConfigError(
-        f"an optimizer keeps a {type(value).__name__} as {key}, which no checkpoint can hold",
+        f"an optimizer keeps {key}, of the class {type(value).__name__}: no checkpoint can hold it",
         hint="tensors, numbers, words, lists and dicts can be saved",
     )
 

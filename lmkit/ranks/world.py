@@ -68,6 +68,10 @@ class World:
             join(world.rank, world.size, world.timeout)
         return world
 
+    def __str__(self) -> str:
+        """`cpu`, or of several `8 x cuda`."""
+        return str(self.device) if self.size == 1 else f"{self.size} x {self.device.type}"
+
     @property
     def is_main(self) -> bool:
         """True on the one rank that writes files and prints."""

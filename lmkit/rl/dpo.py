@@ -37,6 +37,7 @@ class DPO(Objective):
     """
 
     dropout = False  # chosen and rejected are compared by one and the same model
+    lr_scale = 0.05  # 11 of 50 sums were right before 20 steps, 15 after; with the full rates none
 
     def __init__(self, *, beta: float = 0.1, label_smoothing: float = 0.0) -> None:
         if beta <= 0:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from lmkit.evals.task import Problem, Task
+from lmkit.evals.task import Problem, Task, read_problems
 from lmkit.model import LMBase
 from lmkit.text import Batch, Sample, chat
 
@@ -25,7 +25,7 @@ class ProblemRows:
         self.task = task
         self.model = model
         self.seed = seed
-        self.problems = task.problems("train")
+        self.problems = read_problems(task, "train")
         self.rows_per_epoch = len(self.problems)
         self._order = lru_cache(maxsize=2)(self._shuffled)
 

@@ -10,7 +10,7 @@ from typing import Any, overload
 from lmkit.data.cache import fingerprint_of
 from lmkit.data.holdout import Split
 from lmkit.errors import ConfigError
-from lmkit.evals.task import Problem, Task
+from lmkit.evals.task import Problem, Task, read_problems
 from lmkit.prompts import Completion
 
 
@@ -84,7 +84,7 @@ class _Rounds(Sequence[Problem]):
     """The problems of all tasks, by turns; one is made when it is asked for."""
 
     def __init__(self, turns: Sequence[Turn], split: Split) -> None:
-        given = [(turn, turn.task.problems(split)) for turn in turns]
+        given = [(turn, read_problems(turn.task, split)) for turn in turns]
         self._given = [(turn, problems) for turn, problems in given if len(problems)]
         weights = [turn.weight for turn, _ in self._given]
         self._starts = [0, *accumulate(weights)]

@@ -15,7 +15,7 @@ import torch
 from lmkit.checkpoints.contents import CheckpointContents
 from lmkit.config import Experiment
 from lmkit.config.duration import to_seconds
-from lmkit.errors import ConfigError, LMKitError
+from lmkit.errors import ConfigError, LMKitError, PluginError
 from lmkit.model import LMBase, TrainResult
 from lmkit.model.results import Predictions
 from lmkit.optim import OptimizerSet
@@ -200,10 +200,10 @@ class ByHand(ABC):
         return result
 
     def generate(
-        self, prompts: Sequence[str], max_len: int | None = None, **sampling: Any
+        self, prompts: Sequence[str], max_new_tokens: int | None = None, **sampling: Any
     ) -> list[str]:
         """The text that follows each prompt; greedy unless `sampling` says otherwise."""
-        return self.model.generate_prompts(prompts, max_len, **sampling)
+        return self.model.generate_prompts(prompts, max_new_tokens, **sampling)
 
     def save(self, location: str | Path, prod_save: bool = False) -> Path:
         """Write a checkpoint folder at `location`; `prod_save` leaves only what inference needs."""
@@ -226,7 +226,11 @@ class ByHand(ABC):
     # --- how ----------------------------------------------------------------------------------
 
     def _learn(self, batch: Batch, clip: float | None) -> Step:
-        return self.learner.learn(batch, seed=self._step_seed, clip=clip)
+        try:
+            return self.learner.learn(batch, seed=self._step_seed, clip=clip)
+        except PluginError as error:
+            error.at = error.at or f"step {self.progress.step + 1}"
+            raise
 
     @property
     def _step_seed(self) -> int:

@@ -1,15 +1,27 @@
-"""display: the line a run shows while it goes: a bar on a terminal, else a line now and then."""
+"""display: the line a run shows while it goes, written over on a terminal, else a new one now and
+then; and what of a text a terminal may be sent.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
-LINE_EVERY = 10.0  # seconds between two lines where the output is no terminal
+LINE_EVERY = 10.0  # seconds between two lines where none can be written over
+DRAWN_EVERY = 0.1  # seconds between two states of one that can
 WINDOW = 20  # steps that speed and waiting are averaged over
+WRITTEN = "▸"  # between a prompt and what the model wrote after it
+# what a model writes shall not move the cursor or do worse; line feed and tab are enough
+SYMBOLS = {
+    **{code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"},
+    127: 0x2421,
+    **dict.fromkeys(range(128, 160), 0xFFFD),
+}
 
 
 class Display:
@@ -35,15 +47,9 @@ class Display:
         self._out = sys.stderr if out is None else out
         self._pace: deque[tuple[int, float, float]] = deque(maxlen=WINDOW)
         self._shown_at = time.monotonic()
-        self._bar = None
-        if self._out.isatty():
-            from tqdm import tqdm  # 30 ms
-
-            self._bar = tqdm(
-                total=steps, initial=done, desc=stage, unit="step", file=self._out,
-                bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} "
-                "[{elapsed}<{remaining}{postfix}]",
-            )  # fmt: skip
+        self._standing = ""  # what the next state is written over
+        if columns := columns_of(self._out):
+            self._draw(f"{stage} {done}/{steps}", columns)
 
     def pace(self, tokens: int, seconds: float, waited: float) -> None:
         """Count a step that was just made, whose loss is not known yet."""
@@ -54,33 +60,44 @@ class Display:
         self, loss: float | None, bits_per_byte: float | None, reward: float | None = None
     ) -> None:
         """Show how far the stage is, and what was last measured; of answers their reward."""
+        columns = columns_of(self._out)
+        if not self._is_time(DRAWN_EVERY if columns else LINE_EVERY):
+            return
+        parts = [f"loss {loss:.4f}" if loss is not None else "loss not finite", *self._speed()]
         if reward is not None:
-            parts = [f"reward {reward:.3f}"]
+            parts[0] = f"reward {reward:.3f}"
+        elif bits_per_byte is not None:
+            parts.append(f"{bits_per_byte:.4f} bits/byte")
+        parts[0] = f"{self.stage} {self.done}/{self.steps}, {self._time_left()}: {parts[0]}"
+        if columns:
+            self._draw(fitted(parts, columns - 1), columns)
         else:
-            parts = [f"loss {loss:.4f}" if loss is not None else "loss not finite"]
-            parts += [f"{bits_per_byte:.4f} bits/byte"] if bits_per_byte is not None else []
-        parts += self._speed()
-        if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(parts), refresh=False)
-            self._bar.update(self.done - self._bar.n)
-        elif self._is_time():
-            share = f"{self.stage} {self.done}/{self.steps}"
-            say(f"{share}: {', '.join([*parts, self._time_left()])}", self._out)
+            say(", ".join(parts), self._out)
 
     def say(self, text: str) -> None:
         """Print a text above the line."""
-        if self._bar is not None:
-            self._bar.clear()
+        standing, columns = self._standing, columns_of(self._out)
+        if standing:
+            self._draw("", columns)
+            write("\r", self._out)
         say(text, self._out)
+        if standing:
+            self._draw(standing, columns)
 
     def close(self) -> None:
         """Leave the last state of the line standing."""
-        if self._bar is not None:
-            self._bar.close()
+        if self._standing:
+            write("\n", self._out)
+        self._standing = ""
 
-    def _is_time(self) -> bool:
+    def _draw(self, line: str, columns: int) -> None:
+        """Write a line over the one that stands; the last column would begin another one."""
+        write("\r" + line.ljust(len(self._standing))[: max(columns - 1, 0)], self._out)
+        self._standing = line
+
+    def _is_time(self, pause: float) -> bool:
         now = time.monotonic()
-        if now - self._shown_at < LINE_EVERY and self.done < self.steps:
+        if now - self._shown_at < pause and self.done < self.steps:
             return False
         self._shown_at = now
         return True
@@ -99,10 +116,36 @@ class Display:
         return f"{readable_time(seconds / max(len(self._pace), 1) * steps_left)} left"
 
 
-def say(text: str, out: TextIO) -> None:
-    """Print; into a pipe that nobody reads any more, nothing."""
+def columns_of(out: TextIO) -> int:
+    """How wide a terminal is; 0 for what is none, is gone, or does not say, as under some CI."""
     with suppress(OSError, ValueError):
-        print(text, file=out, flush=True)
+        if out.isatty():
+            return os.get_terminal_size(out.fileno()).columns
+    return 0
+
+
+def fitted(parts: Sequence[str], columns: int) -> str:
+    """As many of the parts, from the left, as a line of so many columns holds whole."""
+    lines = (", ".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((line for line in lines if len(line) <= columns), parts[0])
+
+
+def harmless(text: str, out: TextIO) -> str:
+    """What a model or a stranger wrote, with control characters as symbols (`␛`) on a terminal."""
+    with suppress(ValueError):  # it is closed
+        return text.translate(SYMBOLS) if out.isatty() else text
+    return text
+
+
+def say(text: str, out: TextIO) -> None:
+    """Print, `harmless`; into a pipe that nobody reads any more, nothing."""
+    write(harmless(text, out) + "\n", out)
+
+
+def write(text: str, out: TextIO) -> None:
+    """Write a text as it is, at once; nothing where nobody reads any more."""
+    with suppress(OSError, ValueError):
+        print(text, end="", file=out, flush=True)
 
 
 def readable_count(number: float) -> str:

@@ -28,20 +28,22 @@ if TYPE_CHECKING:
 
     from lmkit.ranks.world import World
 
-# SIGUSR1 is what schedulers send some time before they take the machine away (Slurm's --signal).
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# SIGUSR1 is what schedulers send some time before they take the machine away (Slurm's --signal),
+# SIGHUP what a terminal does that is closed, or loses its line.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 TIME_IS_UP = signal.SIGALRM
 # One Ctrl+C reaches a rank twice, from the terminal and from torchrun, milliseconds apart.
 ONE_REQUEST = 1.0  # seconds
 
 
 def exit_code_of(number: int) -> int:
-    """130 after Ctrl+C, 142 when the time limit is reached, 143 after any other signal.
+    """129 after SIGHUP, 130 after Ctrl+C, 142 when the time limit is reached, else 143.
 
     A time limit has a code of its own, and not 0: the run is not finished, and a chain of jobs
     goes on for as long as it is seen.
     """
-    return {signal.SIGINT: 130, TIME_IS_UP: 142}.get(signal.Signals(number), 143)
+    codes = {signal.SIGHUP: 129, signal.SIGINT: 130, TIME_IS_UP: 142}
+    return codes.get(signal.Signals(number), 143)
 
 
 class StopAsked(BaseException):
@@ -76,7 +78,8 @@ class StopAsked(BaseException):
 
 
 class StopFlag:
-    """While the `with` block runs, SIGINT, SIGTERM and SIGUSR1 set `signal`.
+    """While the `with` block runs, SIGINT, SIGTERM, SIGUSR1 and SIGHUP set `signal`; SIGHUP not
+    where it is ignored, as nohup has it.
 
     Until `hold` is called they also interrupt what is under way, as there is no state yet that
     could be torn: the block then ends with Stopped. A second SIGINT or SIGTERM leaves at once,
@@ -103,7 +106,8 @@ class StopFlag:
         # Python allows handlers in the main thread only
         if threading.current_thread() is threading.main_thread():
             for number in (*SIGNALS, TIME_IS_UP) if timed else SIGNALS:
-                self._previous[number] = signal.signal(number, self._handle)
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
         elif timed:
             raise ConfigError("time_limit is for a run in the main thread", key="time_limit")
         if self._time_limit is not None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from lmkit.checkpoints.checkpoint import Checkpoint
+from lmkit.config.names import MEND, full_name, plugin_errors
 from lmkit.errors import ConfigError
 from lmkit.model import LMBase, Loss
 from lmkit.optim import OptimizerSet
+from lmkit.ranks.lost import is_of_collective
 from lmkit.ranks.world import World
 from lmkit.text import Batch
 from lmkit.train.accumulate import accumulate
@@ -118,6 +121,7 @@ class Learner:
         Raises:
             Anomaly: loss or gradient is NaN or infinite, or the detector calls it a spike; on no
                 rank was a weight changed, and the gradients are still there to look into.
+            PluginError: the model or an optimizer fails; holds its traceback.
         """
         self.model.train(self.dropout)
         loss = self.micro_batch.fit(
@@ -175,14 +179,21 @@ class Learner:
 
     def _accumulate(self, batch: Batch, seed: int) -> Loss:
         """The gradient of all ranks' rows."""
-        with compile_errors():
+        with self._model_errors():
             return self.strategy.accumulate(self._wrapped, batch, **self._how(seed))
 
     def _accumulate_alone(self, batch: Batch, seed: int) -> Loss:
         """The gradient of this rank's rows, which no other rank waits for."""
         world = World(self.world.rank, 1, self.world.device)
-        with compile_errors():
+        with self._model_errors():
             return accumulate(self._bare, batch, world=world, **self._how(seed))
+
+    @contextmanager
+    def _model_errors(self) -> Iterator[None]:
+        """Told in one line, but for those that other ranks or the memory are the cause of."""
+        said = f"{full_name(type(self.model))} fails in training"
+        with plugin_errors(said, hint=MEND, passes=is_of_collective), compile_errors():
+            yield
 
     def _how(self, seed: int) -> dict[str, Any]:
         rows, precision = self.micro_batch.rows, self.precision

@@ -10,8 +10,7 @@ from typing import Literal, TypeVar
 import torch
 
 from lmkit.checkpoints.durable import storage_errors, sync
-from lmkit.errors import ConfigError
-from lmkit.model.memory import is_out_of_memory
+from lmkit.errors import ConfigError, is_out_of_memory
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lmkit.checkpoints.durable import storage_errors, sync
 from lmkit.model import Loss
-from lmkit.train.display import Display, say
+from lmkit.train.display import WRITTEN, Display, readable_count, say
 from lmkit.train.events import EventLog
 from lmkit.train.metrics_file import truncate_after
 from lmkit.train.summary import summarize
@@ -41,6 +41,7 @@ class Metrics:
 
     def __init__(self, folder: str | Path | None, resume_step: int | None = None) -> None:
         self.folder = None if folder is None else Path(folder)
+        self._resume_step = resume_step
         self._display: Display | None = None
         self._stage = ""
         self._full_speed: float | None = None
@@ -59,6 +60,15 @@ class Metrics:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def begin_run(self, steps: int, parameters: int, where: str) -> None:
+        """Say what is trained, how long and where, or from which step it goes on; of a run that is
+        finished nothing."""
+        done, about = self._resume_step, f"{readable_count(parameters)} parameters {where}"
+        if done is None:
+            self.say(f"{self.folder}: {about}, {steps:,} steps")
+        elif done < steps:
+            self.say(f"{self.folder} goes on from step {done:,} of {steps:,}: {about}")
 
     def begin_stage(
         self, name: str, steps: int, done: int = 0, full_speed: float | None = None
@@ -146,7 +156,7 @@ class Metrics:
         if shown:
             self.say(f"{stage}, step {step}, validation: {', '.join(shown)}")
         for index, (prompt, text) in enumerate(samples):
-            self.say(f"--- {prompt}{text}\n---")
+            self.say(f"--- {prompt}{WRITTEN}{text}\n---")
             self._events.text(step, f"{stage}/sample {index}", prompt + text)
 
     def open_line(self) -> dict[str, Any]:

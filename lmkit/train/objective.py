@@ -81,10 +81,13 @@ class Objective:
     Attributes:
         dropout: the model's dropout is on in the step.
         by_rows: a batch is rows of the data, and row n is the same whoever reads it.
+        lr_scale: what the rates of `optimizers: auto`, made for pretraining, are multiplied by,
+            unless the stage has an `lr_scale` of its own.
     """
 
     dropout = True
     by_rows = True
+    lr_scale = 1.0
 
     def prepare(self, experiment: Experiment, stage: Stage, model: LMBase) -> StageData:
         """Read the stage's data, before the ranks connect.
@@ -131,6 +134,13 @@ class Objective:
         """A batch as the stream will give, to find out what fits into the memory."""
         with closing(self.stream(rows, scene)) as stream:
             return next(stream)
+
+
+def rate_scale(stage: Stage, objective: Objective) -> float:
+    """The factor on all rates of a stage besides its schedule: its own, or its objective's."""
+    if stage.lr_scale is not None:
+        return stage.lr_scale
+    return objective.lr_scale if stage.optimizers == "auto" else 1.0
 
 
 def open_objective(stage: Stage, folder: str) -> Objective:

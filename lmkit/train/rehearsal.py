@@ -45,17 +45,21 @@ def rehearse(
     folder: RunFolder,
     make_optimizers: Callable[[LMBase, StageRun], OptimizerSet],
     own_evaluation: bool,
-) -> None:
+) -> int:
     """Open all stages, and make their optimizers.
 
     Args:
         data: of each stage.
         own_evaluation: the runner measures what it likes: its `best` cannot be looked up.
 
+    Returns:
+        the optimizer steps of all of them.
+
     Raises:
         LMKitError: with the stage's line, what its training would run into.
     """
     optimizers: dict[str, Any] = {}
+    steps = 0
     for index, (stage, each) in enumerate(zip(experiment.stages, data, strict=True)):
         with blame(stage.at, stage.places):
             freeze(model, stage)
@@ -70,6 +74,8 @@ def rehearse(
                 with blame(stage.places.get("init_from", stage.at)):
                     folder.find_weights(stage.init_from).check_weights(model)
             optimizers = made.state_meta()
+            steps += run.plan.steps
+    return steps
 
 
 def _check_inheritance(stage: str, optimizers: OptimizerSet, before: Mapping[str, Any]) -> None:

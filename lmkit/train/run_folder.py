@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
@@ -21,8 +22,9 @@ from typing import Any
 from lmkit.checkpoints.checkpoint import Checkpoint
 from lmkit.checkpoints.contents import EXPERIMENT, MODEL, with_model
 from lmkit.checkpoints.directory import CheckpointDir
+from lmkit.checkpoints.plugin_code import changed_modules
 from lmkit.checkpoints.second_place import SecondPlace
-from lmkit.config import Experiment, differences
+from lmkit.config import Experiment, Stage, differences
 from lmkit.errors import CheckpointError, DistributedError
 from lmkit.model import LMBase
 from lmkit.ranks.world import World
@@ -77,8 +79,8 @@ class RunFolder:
 
         Raises:
             DistributedError: the ranks see different folders.
-            CheckpointError: the experiment changed in more than a longer horizon, or the run has
-                checkpoints and none is good.
+            CheckpointError: the experiment changed in more than a longer horizon, or the source of
+                a class that it names; or the run has checkpoints and none is good.
         """
         checkpoint = CheckpointDir(self.checkpoints).latest()
         if checkpoint is not None:
@@ -91,7 +93,9 @@ class RunFolder:
                 for key in differences(before, now)
                 if not _is_longer_horizon(key, before, self.experiment, checkpoint.state)
             ]
-            self._refuse(key for key in changed if not _is_any_of(HARMLESS, key))
+            code = changed_modules(checkpoint.folder, self.experiment.to_dict())
+            changed += [f"the module {name}" for name in code]
+            self._refuse({key: key for key in changed if not _is_any_of(HARMLESS, key)})
             if changed:
                 logger.warning("%s: goes on although %s changed", self.path, ", ".join(changed))
         step = checkpoint.step if checkpoint else -1
@@ -150,21 +154,31 @@ class RunFolder:
         text = json.dumps(self.experiment.to_dict(), indent=2)
         (self.path / EXPERIMENT).write_text(text + "\n", encoding="utf-8")
 
-    def refuse_other_data(self, stage: str, before: str, now: str) -> None:
+    def refuse_other_data(self, stage: Stage, before: str, now: str) -> None:
         """Compare a stage's data with what the run began with, by fingerprint.
 
         Raises:
             CheckpointError: its content changed: the order of samples would be another.
         """
         if before != now:
-            self._refuse([f"stages.{stage}.data"])
+            key = f"stages.{stage.name}.data"
+            path = stage.data.args.get("path", stage.data.path)
+            files = path if isinstance(path, str) else ", ".join(map(str, path))
+            self._refuse({key: f"the contents of {files} ({key})"})
 
-    def _refuse(self, changed: Iterable[str]) -> None:
+    def _refuse(self, changed: Mapping[str, str]) -> None:
+        """Raise CheckpointError, unless all of it is allowed.
+
+        Args:
+            changed: by its key what an error calls it.
+        """
         refused = [key for key in changed if not _is_any_of(self.allow_change, key)]
         if refused:
+            told = ", ".join(changed[key] for key in refused)
+            keys = shlex.quote(refused[0]) if len(refused) == 1 else "KEY for each"
             raise CheckpointError(
-                f"{self.path} was begun otherwise: {', '.join(refused)} changed",
-                hint="change it back, give the run another name:, or say --allow-change KEY",
+                f"{self.path} was begun otherwise: {told} changed",
+                hint=f"change it back, give the run another name:, or say --allow-change {keys}",
             )
 
 

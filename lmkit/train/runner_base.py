@@ -102,7 +102,8 @@ class LMRunnerBase(ByHand):
             # before the ranks connect: no collective waits for a tokenizer
             data = prepare(self.experiment, self.model, self.strategy_name, self.reduction)
             own = type(self).evaluate is not LMRunnerBase.evaluate
-            rehearse(self.experiment, data, self.model, self.folder, self.construct_optimizer, own)
+            make = self.construct_optimizer
+            steps = rehearse(self.experiment, data, self.model, self.folder, make, own)
             stop.hold()  # until here there was nothing to save
             if self.world.is_main:
                 stack.enter_context(self.folder.lock())
@@ -117,6 +118,8 @@ class LMRunnerBase(ByHand):
                 self.saver.reserve(checkpoint_bytes(self.model))
             folder = self.folder.path if self.world.is_main else None
             self.metrics = stack.enter_context(Metrics(folder, begun_at if resume else None))
+            about = f"on {self.world} in {self.precision.name}"
+            self.metrics.begin_run(steps, self.model.parameter_count(), about)
             guard = Guard(stop, self.patience, self.folder.path, self.world)
             self.guard = stack.enter_context(guard)
             if profile and folder is not None:
@@ -253,6 +256,8 @@ class LMRunnerBase(ByHand):
         self.progress.stage_step, self.progress.position = run.step, run.position
         self.progress.count(run.stage.name, rows, stream.tokens, step.loss.count, seconds)
         assert self.optimizers is not None
+        if run.step == 1:
+            self.optimizers.state_meta()  # what no checkpoint can hold is told now, not at the end
         self.metrics.step(
             self.progress.step,
             step.loss,
@@ -310,7 +315,7 @@ class LMRunnerBase(ByHand):
         """Go on with a stage where a checkpoint left it."""
         run, state = self._open_stage(index, data), resume.state
         self._beginning = state.get("beginning")
-        self.folder.refuse_other_data(run.stage.name, state["data"], data.fingerprint)
+        self.folder.refuse_other_data(run.stage, state["data"], data.fingerprint)
         self.micro_batch.rows = min(self.micro_batch.rows, state["micro_batch"])
         self._make_learner(run, state.get("compiled"))
         if not run.done or self._owed is not None:

@@ -11,12 +11,12 @@ from lmkit.data import BatchStream, open_rows
 from lmkit.data.stream import RowSource
 from lmkit.errors import ConfigError, DataError, did_you_mean
 from lmkit.evals.bits_per_byte import BitsPerByte
-from lmkit.evals.task import Task, open_tasks
+from lmkit.evals.task import Task, open_tasks, read_problems
 from lmkit.model import LMBase
 from lmkit.optim.schedule import Schedule, make_schedule
 from lmkit.ranks.world import World
 from lmkit.text import Batch
-from lmkit.train.objective import Objective, open_objective
+from lmkit.train.objective import Objective, open_objective, rate_scale
 from lmkit.train.plan import StagePlan, plan_stage
 from lmkit.train.stage_data import StageData
 
@@ -124,10 +124,11 @@ class StageRun:
 
         Raises:
             DataError: a task cannot be read, or has nothing held out.
+            PluginError: it fails.
         """
         for spec, task in zip(self.stage.evaluate.tasks, self.tasks, strict=True):
             with blame(spec.at):
-                if (unavailable or task.available()) and not task.problems("validation"):
+                if (unavailable or task.available()) and not read_problems(task, "validation"):
                     raise DataError(f"the task {task.name} has no problem held out")
 
     @property
@@ -138,7 +139,7 @@ class StageRun:
     @property
     def rate(self) -> float:
         """The factor on every optimizer's learning rate now."""
-        return self.stage.lr_scale * self.schedule(self.progress)
+        return rate_scale(self.stage, self.objective) * self.schedule(self.progress)
 
     @property
     def done(self) -> bool:

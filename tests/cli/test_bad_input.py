@@ -32,7 +32,7 @@ def assert_clear(outcome: Any, code: int, *words: str) -> None:
         ("steps: 4", "stepz: 4", "takes no 'stepz'; did you mean 'steps'?"),
         ("every: 2", "evry: 2", "takes no 'evry'; did you mean 'every'?"),
         ("holdout:", "holdot:", "takes no 'holdot'; did you mean 'holdout'?"),
-        ("Table}", "Table, vocab: 3}", "my_model.Table takes no 'vocab'; it takes tokenizer"),
+        ("Table}", "Table, vocab: 3}", "Table takes no 'vocab'; it takes vocab_size; see"),
         ("steps: 4", "steps: many", "steps must be an integer, not 'many'"),
         ("  batch_size: 2", "  batch_size: true", "batch_size must be an integer, not True"),
         ("holdout: 0.25", "holdout: 2", "holdout is 2.0; it is a share"),

@@ -51,6 +51,18 @@ def test_what_it_tells(project: Any) -> None:
     assert not project.run.exists()
 
 
+def test_a_layer_that_is_copied_deeply_needs_no_numbers(
+    project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as torch's nn.TransformerEncoder does; here its warning would be an error
+    project.rewrite("from torch import nn", "import copy\nfrom torch import nn", "my_model.py")
+    layer = "nn.Embedding(vocab_size, vocab_size)"
+    project.rewrite(layer, f"copy.deepcopy({layer})", "my_model.py")
+    made = "lmkit.train.runner.LMRunnerBase.initialize"  # in earnest
+    monkeypatch.setattr(made, lambda *_, **__: pytest.fail("it was made with its numbers"))
+    assert check(project)["parameters"] == 66_049
+
+
 def test_what_only_another_device_can_tell_is_said_in_a_line(project: Any) -> None:
     model = "model={class: lmkit_models.mlp.MLP, nodes: 32, embedding_dim: 16, max_len: 16}"
     fp8 = ["runner.precision=fp8", "runner.device=cpu"]
@@ -170,6 +182,7 @@ def test_reinforcement_learning(project: Any) -> None:
     assert found["seconds"]["rl"] is None
     out = project.lmkit("check", project.yaml, model).out
     assert "step        5 problems, 4 answers to each\n" in out
+    assert "x 0.05 by GRPO" in " ".join(out.split())
     assert "length      3 steps, " in out
     assert "time        not known before training begins" in out
     project.rewrite("batch_size: 5", "batch_tokens: 80")

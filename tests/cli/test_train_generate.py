@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from io import StringIO
@@ -141,8 +142,24 @@ def test_it_writes_and_talks_in_the_precision_asked_for(
     assert asked == [precision, precision]
 
 
-def test_a_finished_run_says_so(project: Any) -> None:
+def test_a_run_says_what_it_is_then_where_it_goes_on_and_then_that_it_is_finished(
+    project: Any,
+) -> None:
+    about = "66k parameters on cpu in fp32"
+    assert f"{project.run}: {about}, 4 steps\n" in project.train().err
+    longer = project.train("stages.0.steps=6")
+    assert f"{project.run} goes on from step 4 of 6: {about}\n" in longer.err
+    again = project.train("stages.0.steps=6")
+    assert (again.code, str(project.run) in again.err) == (0, False)
+    assert "is finished: 6 steps" in again.out
+
+
+def test_texts_as_json(project: Any) -> None:
     assert project.train().code == 0
-    again = project.train()
-    assert again.code == 0
-    assert "is finished: 4 steps" in again.out
+    prompts = ("-p", "1 and", "-p", "2\n\nand", "--samples", "2", "-n", "3")
+    done = project.lmkit("generate", project.run, *prompts, "--json")
+    told = [json.loads(line) for line in done.out.splitlines()]
+    assert [each["prompt"] for each in told] == ["1 and"] * 2 + ["2\n\nand"] * 2
+    assert all(each["tokens"] <= 3 and each["finish"] in ("stop", "length") for each in told)
+    texts = "".join(f"{each['prompt']}{each['text']}\n\n" for each in told)
+    assert project.lmkit("generate", project.run, *prompts).out == texts

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch  # here: what a test imports is forgotten after it, and torch comes only once
 
 from lmkit.config import names
 from lmkit.config.names import add_search_folder, load_module, plugin_errors, register, resolve
@@ -107,6 +108,17 @@ def test_a_plugin_at_work_shows_the_frames_from_its_caller_on(plugin: Write) -> 
     lines = caught.value.traceback.splitlines()
     files = [line.split('"')[1] for line in lines if line.startswith("  File ")]
     assert files == [__file__, work.__code__.co_filename]
+
+
+def test_want_of_memory_is_no_fault_of_a_plugin_nor_what_is_said_to_pass() -> None:
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+    ):
+        with pytest.raises(RuntimeError, match="memory"), plugin_errors("it fails"):
+            raise error
+    with pytest.raises(KeyError), plugin_errors("x", passes=lambda e: isinstance(e, KeyError)):
+        raise KeyError("a")
 
 
 def test_a_plugin_at_work_does_not_end_the_program_and_lmkits_errors_pass() -> None:

@@ -27,7 +27,7 @@ class Forwards(Base):
     Args:
         depth: how deep,
             over two lines.
-        heads (int): how many heads.
+        heads (int): how many heads, ``auto`` of them for ``depth``.
 
     Returns:
         nothing: not an argument.
@@ -53,7 +53,7 @@ def test_names_types_defaults_and_docs() -> None:
     assert (depth.name, depth.annotation, depth.default, depth.required) == ("depth", int, 2, False)
     assert depth.doc == "how deep, over two lines."
     assert heads.annotation == int | Literal["auto"]
-    assert heads.doc == "how many heads."
+    assert heads.doc == "how many heads, `auto` of them for `depth`."
     assert (width.name, width.doc, width.inherited) == ("width", "how wide.", True)
     assert not width.required  # the class may give it itself
     assert name.default == ""

@@ -86,7 +86,7 @@ class TestWhole:
     def test_a_bar_shows_what_comes(
         self, get: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("lmkit.data.fetch.BAR_DELAY", 0.0)
+        monkeypatch.setattr("lmkit.data.bar.DELAY", 0.0)
         get(progress=True)
         out, err = capsys.readouterr()
         assert not out

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lmkit.data import (
     Mixture,
     TextFiles,
     TokenStore,
+    bar,
     encoder,
     find_prepared,
     prepare,
@@ -216,8 +218,12 @@ def test_bad_text_is_named_by_its_line(tmp_path: Path) -> None:
         prepared(JsonLines(str(path)))
 
 
-def test_a_bar_is_shown_on_stderr_if_it_takes_long(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("of_terminal", [True, False])
+def test_a_bar_or_lines_are_shown_on_stderr_if_it_takes_long(
+    of_terminal: bool,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Slow(Byte):
         def encode(self, text: str, allow_special: bool = False) -> list[int]:
@@ -226,12 +232,17 @@ def test_a_bar_is_shown_on_stderr_if_it_takes_long(
 
     monkeypatch.setattr(encoder, "CHUNK", 5)
     monkeypatch.setattr(tokenise.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: of_terminal)
+    monkeypatch.setattr(bar, "LINE_EVERY", 0.1)
     (tmp_path / "x.txt").write_text("\n\n".join(["0123456789"] * 6))
     source = TextFiles(str(tmp_path / "x.txt"), per_file=False)
     prepare(source, Slow(), "all", max_len=8)
     shown = capfd.readouterr()
     assert not shown.out
     assert "tokenising all" in shown.err
+    assert ("\r" in shown.err) == of_terminal
+    if not of_terminal:
+        assert all(line.startswith("tokenising all: ") for line in shown.err.splitlines())
     prepare(source, Slow(), "train", max_len=8, progress=False)
     assert not capfd.readouterr().err
 

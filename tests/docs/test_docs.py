@@ -3,7 +3,7 @@
 A fenced block whose first line is `# some/file.py`, `# some.yaml` or `{#- some.jinja` is an
 excerpt of that file if the repository has it; otherwise it is a file of the section's example. An
 example is run as its reader would: its files in one folder beside a `text.txt`, its console
-commands one after the other.
+commands one after the other. Python's standard library has some modules only then.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import lmkit
 from lmkit.cli import COMMANDS as LMKIT_COMMANDS
 from lmkit.cli import MODULES, main
 from lmkit.config import load_experiment
+from lmkit.data import corpora
 
 ROOT = Path(lmkit.__file__).parent.parent
 PAGES = sorted([*ROOT.glob("README.md"), *(ROOT / "docs").glob("*.md")])
@@ -166,7 +167,7 @@ COMMANDS = [
 
 
 def shortened(words: list[str], folder: Path) -> list[str]:
-    """An `lmkit` command, its stages cut to some steps, and reading `text.txt` for a corpus."""
+    """An `lmkit` command, its stages cut to some steps."""
     if words[:1] in (["generate"], ["chat"]):
         return [*words, "-n", "8"]
     if words[:1] != ["train"]:
@@ -175,9 +176,6 @@ def shortened(words: list[str], folder: Path) -> list[str]:
     for stage in load_experiment(folder / words[1], words[2:]).stages:
         if stage.steps is None or stage.steps > STEPS:
             more.append(f"stages.{stage.name}.steps={STEPS}")
-        if stage.data.path.startswith("lmkit.data.corpora."):
-            source = "{class: lmkit.data.sources.TextFiles, path: text.txt}"
-            more.append(f"stages.{stage.name}.data={source}")
     return [*words, *more]
 
 
@@ -191,6 +189,8 @@ def test_an_example_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     Path("text.txt").write_text(TEXT, encoding="utf-8")
+    library = [name for name in corpora._python_files(corpora.PythonStdlib().root) if len(name) < 7]
+    monkeypatch.setattr(corpora, "_python_files", lambda root: library)
     for name, text in section.files.items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(text, encoding="utf-8")

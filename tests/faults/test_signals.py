@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -89,3 +91,40 @@ def test_while_a_shard_is_waited_for(tmp_path: Path, environment: dict[str, str]
     assert process.returncode == 143, said
     assert "stopped at step 6, saved in run; the same command goes on from there" in said
     assert (tmp_path / "run" / "checkpoints" / "00000006-pretrain").is_dir()
+
+
+# becomes `lmkit train` with the terminal as its own, so that its end reaches it
+OF_A_TERMINAL = """
+import fcntl, os, struct, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+os.execv(sys.executable, [sys.executable, "-m", "lmkit", *sys.argv[1:]])
+"""
+
+
+def test_a_terminal_that_is_closed_costs_no_step(
+    experiment_file: Path, environment: dict[str, str]
+) -> None:
+    screen, inner = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", OF_A_TERMINAL, "train", str(experiment_file)],
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        env={**environment, "SLOW": "0.1"},
+        start_new_session=True,
+    ) as process:
+        try:
+            os.close(inner)
+            shown = b""
+            while b"pretrain 1/8" not in shown:
+                shown += os.read(screen, 4096)
+            os.close(screen)
+            process.wait(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 129
+    run = experiment_file.parent / "run"
+    assert f"{run}: ".encode() in shown
+    saved = sorted((run / "checkpoints").glob("0*-pretrain"))[-1]
+    assert int(saved.name.split("-")[0]) == len(list(read_metrics(run / "metrics.jsonl"))) > 0

@@ -278,6 +278,26 @@ def test_a_model_without_forward_is_refused() -> None:
         Empty()
 
 
+def test_a_constructor_that_forgets_its_base_is_told_what_to_call() -> None:
+    class Forgetful(LMBase):
+        def __init__(self) -> None:
+            self.head = nn.Linear(2, 2)
+
+    class Wrong(LMBase):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = self.tail
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return tokens
+
+    told = r"Forgetful.__init__: cannot assign module .*; call super\(\).__init__\(tokenizer"
+    with pytest.raises(ModelError, match=told):
+        Forgetful()
+    with pytest.raises(AttributeError, match="tail"):
+        Wrong()
+
+
 def test_check_is_blind_to_dropout_and_leaves_the_mode() -> None:
     model = returning(lambda tokens: F.one_hot(tokens, 257).float())
     model.check()

@@ -120,8 +120,8 @@ def test_an_lmplay_model_trains(my_model: Any) -> None:
 def test_an_lmplay_model_generates(my_model: Any) -> None:
     model = my_model(**SMALL).eval()
     prompts = [*SAMPLES, {"prompt": "a prompt that is longer than the context " * 4}]
-    together = model.generate_prompts(prompts, max_len=6)
-    assert together == [model.generate_prompts([prompt], max_len=6)[0] for prompt in prompts]
+    together = model.generate_prompts(prompts, max_new_tokens=6)
+    assert together == [model.generate_prompts([prompt], max_new_tokens=6)[0] for prompt in prompts]
     ids: Tensor = torch.tensor([model.tokenizer.encode("Say yes. Say")])
     logits, cache = model(ids, cache=[])  # its own cache goes on working by hand
     assert logits.shape == (1, 1, 50257)
@@ -141,13 +141,13 @@ def test_the_basic_runner_needs_no_yaml(my_model: Any, tmp_path: Path) -> None:
     assert not loss.requires_grad
     assert token_count == first.token_count
     assert loss < first.loss
-    written = runner.generate(["Say yes.", "What"], max_len=4)
+    written = runner.generate(["Say yes.", "What"], max_new_tokens=4)
     assert len(written) == 2
 
     runner.save(str(tmp_path / "full"))
     again = BasicModelRunner(my_model, max_batch_size=1)
     again.initialize("cpu", locations=[str(tmp_path / "none"), str(tmp_path / "full")])
-    assert again.generate(["Say yes.", "What"], max_len=4) == written
+    assert again.generate(["Say yes.", "What"], max_new_tokens=4) == written
     # the optimizer's state came along: the next step is the same for both
     torch.testing.assert_close(again.train(SAMPLES).loss, runner.train(SAMPLES).loss)
     torch.testing.assert_close(again.validate(SAMPLES).loss, runner.validate(SAMPLES).loss)
@@ -160,8 +160,8 @@ def test_the_basic_runner_needs_no_yaml(my_model: Any, tmp_path: Path) -> None:
     assert 2 * size["small"] < size["full"]
     for_use = BasicModelRunner(my_model)
     for_use.initialize("cpu", locations=str(tmp_path / "small"), for_train=False)
-    after = runner.generate(["Say yes.", "What"], max_len=4)
-    assert for_use.generate(["Say yes.", "What"], max_len=4) == after
+    after = runner.generate(["Say yes.", "What"], max_new_tokens=4)
+    assert for_use.generate(["Say yes.", "What"], max_new_tokens=4) == after
 
 
 # As in pytorch_template's configs: a bare string for a class in the model.py beside the file.
@@ -205,4 +205,4 @@ def test_a_template_names_its_model_by_a_bare_string(
     model = load_model(tmp_path / "run")
     assert isinstance(model, LMBase)
     assert type(model).__module__ == "model"
-    assert len(model.generate_prompts(["ab", "b"], max_len=5)) == 2
+    assert len(model.generate_prompts(["ab", "b"], max_new_tokens=5)) == 2

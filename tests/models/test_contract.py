@@ -204,8 +204,8 @@ def test_every_parameter_has_one_role(model: LMBase) -> None:
 
 
 def test_generation_does_not_depend_on_company(model: LMBase) -> None:
-    together = model.generate_prompts(PROMPTS, max_len=20)  # beyond the context of 16
-    alone = [model.generate_prompts([prompt], max_len=20)[0] for prompt in PROMPTS]
+    together = model.generate_prompts(PROMPTS, max_new_tokens=20)  # beyond the context of 16
+    alone = [model.generate_prompts([prompt], max_new_tokens=20)[0] for prompt in PROMPTS]
     assert together == alone
     assert len(set(together)) > 1
 
@@ -243,4 +243,4 @@ def test_it_computes_in_bf16(model: LMBase) -> None:
         assert rounded != exact
     torch.testing.assert_close(rounded.float(), exact, atol=0, rtol=0.05)
     with torch.autocast("cpu", torch.bfloat16):
-        assert len(model.generate_prompts(PROMPTS, max_len=20)) == len(PROMPTS)
+        assert len(model.generate_prompts(PROMPTS, max_new_tokens=20)) == len(PROMPTS)

@@ -363,5 +363,5 @@ def test_state_that_no_checkpoint_can_hold_is_found_when_building() -> None:
             self.param_groups[0]["helper"] = object()
 
     sys.modules["odd"].Holder = Holder  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="keeps a object as 0/group 0/helper"):
+    with pytest.raises(ConfigError, match="keeps 0/group 0/helper, of the class object"):
         build(Model(), "odd.Holder")

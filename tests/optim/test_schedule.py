@@ -134,3 +134,20 @@ def test_what_gives_no_number_is_no_schedule(own_module: ModuleType) -> None:
     own_module.broken = lambda progress: None  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="no schedule"):
         make_schedule(Spec("own_schedules.broken"), steps=9)
+
+
+def test_a_warm_up_that_does_not_end_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        WarmupCosine(123, steps=6)
+    (told,) = (record.message for record in caplog.records)
+    assert told.startswith("the warm-up of 123 steps is longer than its stage of 6: no rate gets")
+    assert told.endswith("beyond 0.049 of its own")
+    caplog.clear()
+    WarmupCosine(6, steps=6)
+    WarmupCosine(0.9, steps=6)
+    assert not caplog.records
+
+
+def test_the_steps_are_the_stages() -> None:
+    with pytest.raises(ConfigError, match=r"the stage's steps; leave steps out"):
+        make_schedule({"class": "lmkit.optim.schedule.WarmupCosine", "steps": 5}, steps=50)

@@ -182,6 +182,7 @@ def test_one_process_meets_nobody() -> None:
     world = World(0, 1, torch.device("cpu"))
     with world.connected({"a": 1}):
         assert world.sum([1.0, 2.0]) == [1.0, 2.0]
+    assert [str(world), str(World(1, 8, torch.device("cuda:1")))] == ["cpu", "8 x cuda"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")

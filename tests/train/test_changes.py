@@ -121,6 +121,18 @@ def test_a_longer_run_over_a_ragged_end_skips_no_row(
     assert [line["step"] for line in lines(second)] == list(range(1, second.progress.step + 1))
 
 
+def test_a_text_that_changed_is_told_by_its_file(
+    start_alone: Callable[..., BasicModelRunner], experiment_file: Path
+) -> None:
+    start_alone("steps: 2")
+    with (experiment_file.parent / "text" / "0.txt").open("a") as file:
+        file.write("one more")
+    said = r"the contents of text \(stages\.pretrain\.data\) changed; .*"
+    with pytest.raises(CheckpointError, match=f"{said} --allow-change stages.pretrain.data$"):
+        start_alone("steps: 4")
+    assert start_alone("steps: 4", allow=("stages.pretrain.data",)).progress.step == 4
+
+
 def test_a_stage_added_to_a_run_is_refused_in_one_line(
     start: Callable[..., BasicModelRunner], experiment_file: Path
 ) -> None:

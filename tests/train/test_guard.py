@@ -31,7 +31,7 @@ class Two(World):
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)],
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGHUP, 129)],
 )
 def test_a_signal_sets_the_flag(number: signal.Signals, code: int) -> None:
     before = signal.getsignal(number)
@@ -48,7 +48,7 @@ def test_a_signal_sets_the_flag(number: signal.Signals, code: int) -> None:
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)],
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGHUP, 129)],
 )
 def test_before_there_is_anything_to_save_it_interrupts(number: signal.Signals, code: int) -> None:
     def work() -> None:
@@ -106,6 +106,17 @@ def test_one_request_that_arrives_twice_is_one() -> None:
     assert flag.signal == signal.SIGINT
 
 
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+    try:
+        with StopFlag() as flag:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not flag
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_no_handler_outside_the_main_thread() -> None:
     before = signal.getsignal(signal.SIGINT)
     seen = []
@@ -126,6 +137,7 @@ def test_no_handler_outside_the_main_thread() -> None:
         (signal.SIGINT, signal.SIGINT, 130),
         (signal.SIGTERM, signal.SIGTERM, 143),
         (signal.SIGUSR1, signal.SIGTERM, 7),  # the scheduler's notice is no impatience
+        (signal.SIGHUP, signal.SIGHUP, 7),  # the shell sends one, and so does the terminal
     ],
 )
 def test_only_a_second_request_leaves_at_once(

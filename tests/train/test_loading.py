@@ -77,7 +77,9 @@ def test_a_model_made_by_hand_comes_back(tmp_path: Path) -> None:
     assert isinstance(back, MLP)
     assert not back.training
     assert back.init_kwargs == model.init_kwargs
-    assert back.generate_prompts(["ab"], max_len=4) == model.generate_prompts(["ab"], max_len=4)
+    assert back.generate_prompts(["ab"], max_new_tokens=4) == model.generate_prompts(
+        ["ab"], max_new_tokens=4
+    )
     assert back.tokenizer.fingerprint == Byte().fingerprint
 
 
@@ -205,14 +207,14 @@ def test_a_users_model_comes_back_tied_in_another_process(plugin: Path, tmp_path
         "import sys; from lmkit.train.loading import load_model\n"
         "net = load_model(sys.argv[1], trust_code=len(sys.argv) > 2)\n"
         "assert net.head.weight is net.embedding.weight\n"
-        "print(net.generate_prompts(['ab'], max_len=3), sys.modules['plug_net'].__file__)"
+        "print(net.generate_prompts(['ab'], max_new_tokens=3), sys.modules['plug_net'].__file__)"
     )
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", load, str(folder), *words]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
 
-    wrote = net.generate_prompts(["ab"], max_len=3)
+    wrote = net.generate_prompts(["ab"], max_new_tokens=3)
     assert run().stdout.strip() == f"{wrote} {plugin}"
     plugin.unlink()
     assert run("trust").stdout.strip() == f"{wrote} {folder / 'code' / 'plug_net.py'}"

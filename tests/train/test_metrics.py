@@ -95,7 +95,20 @@ def test_an_evaluation_joins_the_line_of_its_step(
     assert [line.get("samples") for line in lines(tmp_path)] == [None, [["def ", "main():"]], None]
     said = capsys.readouterr().err
     assert "step 1, validation: bits_per_byte 1.5000" in said
-    assert "def main():" in said
+    assert "--- def ▸main():\n---\n" in said
+
+
+def test_a_run_says_what_it_is_and_where_it_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for resume, said in (
+        (None, f"{tmp_path}: 3.67M parameters on cpu in bf16, 1,367 steps\n"),
+        (150, f"{tmp_path} goes on from step 150 of 1,367: 3.67M parameters on cpu in bf16\n"),
+        (1367, ""),  # finished
+    ):
+        with Metrics(tmp_path, resume) as metrics:
+            metrics.begin_run(1367, 3_670_000, "on cpu in bf16")
+        assert capsys.readouterr().err == said
 
 
 def test_a_resumed_run_writes_no_step_twice(tmp_path: Path) -> None:
@@ -130,6 +143,7 @@ def test_ranks_that_write_nothing_write_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with Metrics(None) as metrics:
+        metrics.begin_run(5, 1, "on cpu in fp32")
         metrics.begin_stage("a", 5)
         metrics.step(1, loss(2), tokens=1, seconds=1)
         metrics.evaluation(1, "a", {"x": 1.0}, [("a", "b")])
