@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -66,8 +67,7 @@ class KilledRun:
         """
         started = time.monotonic()
         process = self._start()
-        while not self._step() and process.poll() is None:
-            time.sleep(POLL)
+        self._wait(math.inf, 1, process)
         first = time.monotonic() - started
         self._finish(process)
         return first, time.monotonic() - started
@@ -95,9 +95,11 @@ class KilledRun:
         for step in after:
             process = self._start()
             starting = self._step() >= step > 0
-            while self._step() < step and process.poll() is None:
-                time.sleep(POLL)
-            time.sleep(draw.uniform(0, first if starting or not step else 2 * pace))
+            self._wait(math.inf, step, process)
+            moment = draw.uniform(0, first if starting or not step else 2 * pace)
+            # two steps on at the latest: the straight run may have been slower, as one is that
+            # tokenises the data
+            self._wait(moment, self._step() + 2, process)
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -111,6 +113,12 @@ class KilledRun:
             return subprocess.Popen(
                 self._command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
             )
+
+    def _wait(self, seconds: float, step: int, process: subprocess.Popen[bytes]) -> None:
+        """So long, or until the step is there or the process has ended."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self._step() < step and process.poll() is None:
+            time.sleep(POLL)
 
     def _finish(self, process: subprocess.Popen[bytes]) -> None:
         if code := process.wait():

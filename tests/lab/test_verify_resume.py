@@ -50,6 +50,14 @@ def test_a_run_that_fails_is_told_of_with_its_own_error(experiment_file: Path) -
         run.straight()
 
 
+def test_a_straight_run_that_was_slow_costs_no_kills(experiment_file: Path) -> None:
+    """As one is that has to tokenise the data first."""
+    out = experiment_file.parent / "run"
+    words = [str(experiment_file), f"out={out}", "stages.pretrain.steps=60", "runner.threads=1"]
+    kills = KilledRun(words, out).killed(3, 20, first=1000.0, seconds=2000.0, seed=1)
+    assert len(list(kills)) == 3
+
+
 def test_stages_are_made_short_and_keep_their_checkpoints(experiment_file: Path) -> None:
     changes = shorten(load_experiment(experiment_file), 6)
     short = load_experiment(experiment_file, changes)
