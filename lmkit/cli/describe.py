@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the class's first paragraph, then an entry an argument."""
     from lmkit.config import parameters, resolve
+    from lmkit.config.names import full_name
     from lmkit.lab.catalogue import KINDS  # first: of what is loaded `resolve` knows the last names
 
     target = resolve(SECTIONS.get(arguments.name, arguments.name))
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             "it is neither a class nor a function", hint="write module.Class", at=arguments.name
         )
-    print(f"{target.__module__}.{target.__qualname__}\n")
+    print(f"{full_name(target)}\n")
     if about := first_paragraph(target):
         print(_filled(about, ""), end="\n\n")
     given = next((kind.given for kind in KINDS.values() if kind.holds(target)), ())

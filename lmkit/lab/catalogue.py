@@ -13,7 +13,7 @@ import torch
 
 from lmkit.checkpoints.durable import readable
 from lmkit.config import parameters, resolve
-from lmkit.config.names import ENTRY_POINTS
+from lmkit.config.names import ENTRY_POINTS, full_name
 from lmkit.data import Source
 from lmkit.data.known import KNOWN
 from lmkit.data.vocabulary import train_tokenizer
@@ -77,7 +77,7 @@ def find(kind: str) -> tuple[list[Entry], list[LMKitError]]:
     shorts, failures = _plugins()
     found: dict[Any, str] = {}
     for target in shorts:
-        found.setdefault(target, f"{target.__module__}.{target.__qualname__}")
+        found.setdefault(target, full_name(target))
     for package in wanted.packages:
         for path, target in _members(package):
             found[target] = path

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tiktoken
 
+from lmkit.config.names import full_name
 from lmkit.config.registry import build, resolve
 from lmkit.errors import TokenizerError
 from lmkit.text.bpe import write_ranks
@@ -125,7 +126,7 @@ class Tokenizer(ABC):
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into the folder: the class, its settings, the fingerprint."""
-        write_about(folder, class_path(type(self)), self.settings(), self.fingerprint)
+        write_about(folder, full_name(type(self)), self.settings(), self.fingerprint)
 
     @property
     def _has_chat_tokens(self) -> bool:
@@ -133,7 +134,7 @@ class Tokenizer(ABC):
 
     def _digest(self, settings: dict[str, Any], *more: str) -> str:
         digest = hashlib.sha256()
-        about = [class_path(type(self)), settings, self.special_tokens, self.bos, self.eos, *more]
+        about = [full_name(type(self)), settings, self.special_tokens, self.bos, self.eos, *more]
         digest.update(json.dumps(about, sort_keys=True).encode())
         for token in self._tokens:
             digest.update(b"%d:%b" % (len(token), token))
@@ -331,7 +332,3 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             at=file,
         )
     return tokenizer
-
-
-def class_path(target: type) -> str:
-    return f"{target.__module__}.{target.__qualname__}"
